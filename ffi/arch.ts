@@ -1,0 +1,40 @@
+/**
+ * What differs between the two machines that ringfsd runs on: system call numbers and open flags.
+ * Source: asm/unistd_64.h, asm-generic/unistd.h, asm/fcntl.h of x86 and arm64. tests/ffi/layout.test.ts compares
+ * them with the headers of the machine.
+ */
+
+const x86 = Deno.build.arch === "x86_64";
+
+/** System call numbers, for calls that glibc wraps process-wide or not at all. */
+export const SYS = {
+  setfsuid: x86 ? 122 : 151,
+  setfsgid: x86 ? 123 : 152,
+  gettid: x86 ? 186 : 178,
+  getdents64: x86 ? 217 : 61,
+  renameat2: x86 ? 316 : 276,
+  io_uring_setup: 425,
+  io_uring_enter: 426,
+  io_uring_register: 427,
+} as const;
+
+// open(2). The values that differ are the architecture's own.
+export const O_RDONLY = 0;
+export const O_WRONLY = 1;
+export const O_RDWR = 2;
+export const O_ACCMODE = 3;
+export const O_CREAT = 0o100;
+export const O_EXCL = 0o200;
+export const O_NOCTTY = 0o400;
+export const O_TRUNC = 0o1000;
+export const O_APPEND = 0o2000;
+export const O_NONBLOCK = 0o4000;
+export const O_DSYNC = 0o10000;
+export const O_SYNC = 0o4010000;
+export const O_NOATIME = 0o1000000;
+export const O_CLOEXEC = 0o2000000;
+export const O_PATH = 0o10000000;
+export const O_DIRECT = x86 ? 0o40000 : 0o200000;
+export const O_LARGEFILE = x86 ? 0o100000 : 0o400000;
+export const O_DIRECTORY = x86 ? 0o200000 : 0o40000;
+export const O_NOFOLLOW = x86 ? 0o400000 : 0o100000;

@@ -1,0 +1,163 @@
+/**
+ * libc, through the one `Deno.dlopen` of the program, and errno.
+ *
+ * Parameter types are chosen for FFI's fast path: a size below 2^32 is declared u32 (it reaches the 64-bit callee
+ * zero-extended), a length result i32, an address or file offset u64/i64 and passed as a bigint that comes out of a
+ * BigUint64Array. A number passed for a 64-bit parameter takes the slow path, thirty times as long.
+ * Every symbol is declared with the C prototype it stands for; the caller keeps buffers alive during the call.
+ */
+
+export type Pointer = Deno.PointerValue;
+
+const lib = Deno.dlopen("libc.so.6", {
+  /** int *__errno_location(void) */
+  __errno_location: { parameters: [], result: "pointer" },
+  /** char *strerror(int) */
+  strerror: { parameters: ["i32"], result: "pointer" },
+
+  // --- memory: mmap(2), munmap(2), madvise(2)
+  /** void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset) */
+  mmap: { parameters: ["u64", "u64", "i32", "i32", "i32", "i64"], result: "pointer" },
+  munmap: { parameters: ["u64", "u64"], result: "i32" },
+  madvise: { parameters: ["u64", "u64", "i32"], result: "i32" },
+
+  // --- descriptors
+  /** int openat(int dirfd, const char *path, int flags, mode_t mode) */
+  openat: { parameters: ["i32", "buffer", "i32", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  dup: { parameters: ["i32"], result: "i32" },
+  /** int fcntl(int fd, int cmd, long arg), with a small argument */
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  /** ssize_t read(int fd, void *buf, size_t count), count below 2 GiB */
+  read: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  /** The same, for memory at an address that was made a pointer once. */
+  readAt: { name: "read", parameters: ["i32", "pointer", "u32"], result: "i32" },
+  writeAt: { name: "write", parameters: ["i32", "pointer", "u32"], result: "i32" },
+  /** ssize_t preadv(int fd, const struct iovec *iov, int iovcnt, off_t offset) */
+  preadv: { parameters: ["i32", "u64", "i32", "i64"], result: "i32" },
+  pwritev: { parameters: ["i32", "u64", "i32", "i64"], result: "i32" },
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+
+  // --- files
+  /** int statx(int dirfd, const char *path, int flags, unsigned mask, struct statx *) */
+  statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
+  /** int fstatfs(int fd, struct statfs *) */
+  fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
+  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  /** off_t lseek(int fd, off_t offset, int whence); the result is -1 or an offset */
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  fsync: { parameters: ["i32"], result: "i32" },
+  fdatasync: { parameters: ["i32"], result: "i32" },
+  mkdirat: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  /** int mknodat(int dirfd, const char *path, mode_t mode, dev_t dev) */
+  mknodat: { parameters: ["i32", "buffer", "u32", "u64"], result: "i32" },
+  unlinkat: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+  /** int linkat(int olddirfd, const char *old, int newdirfd, const char *new, int flags) */
+  linkat: { parameters: ["i32", "buffer", "i32", "buffer", "i32"], result: "i32" },
+  /** int symlinkat(const char *target, int newdirfd, const char *linkpath) */
+  symlinkat: { parameters: ["buffer", "i32", "buffer"], result: "i32" },
+  readlinkat: { parameters: ["i32", "buffer", "buffer", "u32"], result: "i32" },
+  /** int renameat2(int olddirfd, const char *old, int newdirfd, const char *new, unsigned flags) */
+  renameat2: { parameters: ["i32", "buffer", "i32", "buffer", "u32"], result: "i32" },
+  fchmodat: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
+  fchmod: { parameters: ["i32", "u32"], result: "i32" },
+  /** int fchownat(int dirfd, const char *path, uid_t, gid_t, int flags) */
+  fchownat: { parameters: ["i32", "buffer", "u32", "u32", "i32"], result: "i32" },
+  /** int utimensat(int dirfd, const char *path, const struct timespec[2], int flags) */
+  utimensat: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+  futimens: { parameters: ["i32", "buffer"], result: "i32" },
+  /** ssize_t getdents64(int fd, void *dirp, size_t count) */
+  getdents64: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  umask: { parameters: ["u32"], result: "u32" },
+  flock: { parameters: ["i32", "i32"], result: "i32" },
+
+  // --- sockets: unix(7)
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  /** int accept4(int fd, struct sockaddr *, socklen_t *, int flags) */
+  accept4: { parameters: ["i32", "pointer", "pointer", "i32"], result: "i32" },
+  /** int getsockopt(int fd, int level, int name, void *value, socklen_t *len) */
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  /** ssize_t recvmsg(int fd, struct msghdr *, int flags) */
+  recvmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+  sendmsg: { parameters: ["i32", "buffer", "i32"], result: "i32" },
+
+  // --- waiting
+  epoll_create1: { parameters: ["i32"], result: "i32" },
+  epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  /** On a thread of Deno's pool, so that the event loop goes on; errno is lost. */
+  epollWaitAsync: { name: "epoll_wait", parameters: ["i32", "buffer", "i32", "i32"], result: "i32", nonblocking: true },
+  /** int poll(struct pollfd *, nfds_t, int timeout) */
+  poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
+  /** int clock_gettime(clockid_t, struct timespec *), for memory at an address that was made a pointer once */
+  clock_gettime: { parameters: ["i32", "pointer"], result: "i32" },
+  sched_yield: { parameters: [], result: "i32" },
+
+  // --- this process
+  geteuid: { parameters: [], result: "u32" },
+  getegid: { parameters: [], result: "u32" },
+  memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  /** int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long) */
+  prctl: { parameters: ["i32", "u32", "u32", "u32", "u32"], result: "i32" },
+  /** int getrlimit(int resource, struct rlimit *), and setrlimit */
+  getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
+  setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
+
+  // --- raw system calls: syscall(2). One symbol for each shape of arguments.
+  /** setfsuid and its like: glibc would change every thread. */
+  syscall1: { name: "syscall", parameters: ["i32", "u32"], result: "i32" },
+  /**
+   * int io_uring_enter(unsigned fd, unsigned to_submit, unsigned min_complete, unsigned flags, void *arg, size_t). The
+   * size is the seventh argument, which x86-64 passes on the stack: there a u32 would leave its upper half undefined.
+   */
+  io_uring_enter: { name: "syscall", parameters: ["i32", "u32", "u32", "u32", "u32", "u64", "u64"], result: "i32" },
+  /** The same without IORING_ENTER_EXT_ARG: `arg` is 0, and the kernel does not look at the size. */
+  io_uring_enter_plain: { name: "syscall", parameters: ["i32", "u32", "u32", "u32", "u32", "u32"], result: "i32" },
+  /** int io_uring_setup(unsigned entries, struct io_uring_params *) */
+  io_uring_setup: { name: "syscall", parameters: ["i32", "u32", "buffer"], result: "i32" },
+  /** int io_uring_register(unsigned fd, unsigned opcode, void *arg, unsigned nr_args) */
+  io_uring_register: { name: "syscall", parameters: ["i32", "u32", "u32", "buffer", "u32"], result: "i32" },
+});
+
+/** The functions of libc, named as in C. */
+export const libc = lib.symbols;
+
+// errno has one address per thread; this module is loaded once per isolate, that is, once per thread.
+const errnoCell = new Int32Array(Deno.UnsafePointerView.getArrayBuffer(libc.__errno_location()!, 4));
+
+/** The calling thread's errno. Valid only right after a libc call that failed. */
+export function errno(): number {
+  return errnoCell[0];
+}
+
+/** What strerror(3) says of an error number. */
+export function errorText(code: number): string {
+  const text = libc.strerror(code);
+  return text === null ? `error ${code}` : Deno.UnsafePointerView.getCString(text);
+}
+
+/** A failed system call, for start-up and control; request code returns -errno instead. */
+export class SystemError extends Error {
+  override name = "SystemError";
+  constructor(readonly call: string, readonly code: number) {
+    super(`${call}: ${errorText(code)}`);
+  }
+}
+
+/** Returns a result that is not negative, else throws a SystemError with the call's name and errno. */
+export function checked(call: string, result: number): number {
+  if (result < 0) throw new SystemError(call, errno());
+  return result;
+}
+
+const encoder = new TextEncoder();
+
+/** A NUL-terminated copy of a string, for `const char *`. Throws where the text itself has a NUL. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  if (text.includes("\0")) throw new TypeError("a path cannot hold a NUL");
+  return encoder.encode(text + "\0");
+}

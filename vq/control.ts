@@ -1,0 +1,120 @@
+/** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
+import type { MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
+import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
+import type { QueueStart } from "./messages.ts";
+import type { LoopHandle, LoopPool } from "./pool.ts";
+import { availRingBytes, descTableBytes, layoutFault, usedRingBytes } from "./split.ts";
+
+export interface DeviceOptions {
+  /** Unique among the devices of the process. */
+  id: number;
+  pool: LoopPool;
+  queueCount: number;
+  features: bigint;
+  config: Uint8Array;
+  /** What the service is made from on each loop; plain data. */
+  service: unknown;
+  /** Which loop serves a queue. */
+  loopOf: (queue: number) => number;
+}
+
+export class DeviceControl implements VirtioDevice {
+  readonly queueCount: number;
+  readonly features: bigint;
+  readonly config: Uint8Array;
+  readonly #options: DeviceOptions;
+  /** Loops that know the device. */
+  readonly #loops = new Set<LoopHandle>();
+  /** Queues that run, with what they were started with. */
+  readonly #running = new Map<number, QueueSetup>();
+  #window: GuestWindow | null = null;
+
+  constructor(options: DeviceOptions) {
+    this.#options = options;
+    this.queueCount = options.queueCount;
+    this.features = options.features;
+    this.config = options.config;
+  }
+
+  /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
+  async prepare(): Promise<void> {
+    await this.#join(0);
+  }
+
+  async setMemory(regions: readonly MemoryRegion[]): Promise<void> {
+    const running = [...this.#running];
+    for (const [index, setup] of running) setup.base = await this.stopQueue(index);
+    await this.#dropMemory();
+    this.#window = mapGuestMemory(regions);
+    for (const loop of this.#loops) await this.#giveMemory(loop);
+    for (const [index, setup] of running) await this.startQueue(index, setup);
+  }
+
+  async startQueue(index: number, setup: QueueSetup): Promise<void> {
+    const queue = this.#place(index, setup);
+    const loop = await this.#join(index);
+    await loop.ask({ op: "start-queue", device: this.#options.id, queue });
+    this.#running.set(index, { ...setup });
+  }
+
+  async stopQueue(index: number): Promise<number> {
+    this.#running.delete(index);
+    return await this.#loopOf(index).ask({ op: "stop-queue", device: this.#options.id, index });
+  }
+
+  async reset(): Promise<void> {
+    for (const index of [...this.#running.keys()]) await this.stopQueue(index);
+    await this.#dropMemory();
+    // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
+    const [loop] = this.#loops;
+    await loop?.ask({ op: "reset", device: this.#options.id });
+  }
+
+  #loopOf(index: number): LoopHandle {
+    return this.#options.pool.loop(this.#options.loopOf(index));
+  }
+
+  /** The loop of a queue, which knows the device and its memory then. */
+  async #join(index: number): Promise<LoopHandle> {
+    const loop = this.#loopOf(index);
+    if (!this.#loops.has(loop)) {
+      this.#loops.add(loop);
+      await loop.ask({ op: "add-device", device: this.#options.id, config: this.#options.service });
+      if (this.#window) await this.#giveMemory(loop);
+    }
+    return loop;
+  }
+
+  async #giveMemory(loop: LoopHandle): Promise<void> {
+    await loop.ask({ op: "memory", device: this.#options.id, layout: this.#window!.layout });
+  }
+
+  /** Unmaps guest memory after every loop has let go of it. No queue runs. */
+  async #dropMemory(): Promise<void> {
+    if (!this.#window) return;
+    for (const loop of this.#loops) await loop.ask({ op: "memory", device: this.#options.id, layout: null });
+    unmapGuestMemory(this.#window);
+    this.#window = null;
+  }
+
+  /** Turns the front end's ring addresses into places in guest memory. Throws where a ring is not within one region. */
+  #place(index: number, setup: QueueSetup): QueueStart {
+    const layout = this.#window?.layout;
+    if (!layout) throw new Error(`queue ${index} was started before there was guest memory`);
+    const { size } = setup;
+    const start = {
+      ...setup,
+      index,
+      desc: fromUserAddr(layout, setup.desc, descTableBytes(size)),
+      avail: fromUserAddr(layout, setup.avail, availRingBytes(size)),
+      used: fromUserAddr(layout, setup.used, usedRingBytes(size)),
+    };
+    const { desc, avail, used } = start;
+    if (desc < 0) throw new Error(`queue ${index}: the descriptor table is not within guest memory`);
+    if (avail < 0) throw new Error(`queue ${index}: the available ring is not within guest memory`);
+    if (used < 0) throw new Error(`queue ${index}: the used ring is not within guest memory`);
+    const fault = layoutFault(start as QueueStart);
+    if (fault) throw new Error(`queue ${index}: ${fault}`);
+    return start as QueueStart;
+  }
+}

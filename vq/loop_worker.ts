@@ -1,0 +1,124 @@
+/** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
+import { drain } from "../ffi/eventfd.ts";
+import type { Log } from "./log.ts";
+import { Loop } from "./loop.ts";
+import { GuestMemory, type MemoryLayout } from "./memory.ts";
+import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
+import { LoopDevice, Queue, type Service } from "./queue.ts";
+import { SplitQueue } from "./split.ts";
+
+/** Makes the service of a device on a loop, from the configuration that came with "add-device". */
+export type MakeService = (config: unknown, loop: Loop, device: LoopDevice, bellFds: readonly number[]) => Service;
+
+/** The part of a Worker's global scope that is used, so that a test can stand in for it. */
+export interface LoopScope {
+  postMessage(message: LoopAnswer): void;
+  onmessage: ((event: MessageEvent<Numbered>) => void) | null;
+  close(): void;
+}
+
+const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
+
+/** Serves as a loop until an "exit" message. Resolves then. */
+export async function runLoop(scope: LoopScope, makeService: MakeService): Promise<void> {
+  const inbox: Numbered[] = [];
+  let wake = () => {};
+  scope.onmessage = (event) => {
+    inbox.push(event.data);
+    wake();
+  };
+  const next = async (): Promise<Numbered> => {
+    while (inbox.length === 0) await new Promise<void>((resolve) => wake = resolve);
+    return inbox.shift()!;
+  };
+  const first = await next();
+  if (first.request.op !== "init") throw new Error("a loop starts with an init message");
+  try {
+    await serve(scope, new Member(scope, first.request.init, makeService), first, next);
+  } catch (error) {
+    scope.postMessage({ fatal: (error as Error).stack ?? String(error) });
+  }
+}
+
+async function serve(scope: LoopScope, member: Member, first: Numbered, next: () => Promise<Numbered>): Promise<void> {
+  const { init } = member;
+  const posted = new Int32Array(init.posted);
+  scope.postMessage({ id: first.id, value: 0 });
+  for (let handled = 1;;) {
+    drain(init.controlFd);
+    for (const target = Atomics.load(posted, 0); handled !== target; handled = (handled + 1) | 0) {
+      const { id, request } = await next();
+      scope.postMessage(member.answer(id, request));
+      if (request.op === "exit") {
+        member.loop.ring.queue_exit();
+        return scope.close();
+      }
+    }
+    member.loop.run();
+  }
+}
+
+/** A loop and what the control plane may ask of it. */
+class Member {
+  readonly loop: Loop;
+
+  constructor(scope: LoopScope, readonly init: LoopInit, readonly makeService: MakeService) {
+    const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
+    const log: Log = {
+      error: say("error"),
+      warn: say("warn"),
+      info: say("info"),
+      debug: init.debug ? say("debug") : () => {},
+    };
+    const { index, controlFd, bellFds, grace, pollMaxUs } = init;
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, pollMaxUs, log);
+  }
+
+  answer(id: number, request: LoopRequest): LoopAnswer {
+    try {
+      return { id, value: this.#do(request) };
+    } catch (error) {
+      return { id, error: (error as Error).message };
+    }
+  }
+
+  #do(request: LoopRequest): number {
+    if (request.op === "init") throw new Error("a loop starts once");
+    if (request.op === "exit") return 0;
+    if (request.op === "add-device") return this.#addDevice(request.device, request.config);
+    const device = this.loop.devices.get(request.device);
+    if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);
+    switch (request.op) {
+      case "remove-device":
+        this.loop.devices.delete(device.id);
+        return 0;
+      case "memory":
+        device.memory.detach();
+        device.memory = new GuestMemory(request.layout ?? noMemory);
+        return 0;
+      case "start-queue":
+        this.loop.add(this.#queue(device, request.queue));
+        return 0;
+      case "stop-queue": {
+        const queue = device.queues.get(request.index);
+        if (!queue) throw new Error(`queue ${request.index} does not run`);
+        return this.loop.remove(queue);
+      }
+      case "reset":
+        device.service.reset();
+        return 0;
+    }
+  }
+
+  #addDevice(id: number, config: unknown): number {
+    const device = new LoopDevice(id, new GuestMemory(noMemory));
+    device.service = this.makeService(config, this.loop, device, this.init.bellFds);
+    this.loop.devices.set(id, device);
+    return 0;
+  }
+
+  #queue(device: LoopDevice, start: QueueStart): Queue {
+    const ring = new SplitQueue(device.memory, start);
+    return new Queue(device, start.index, 0, ring, start.kickFd, start.callFd, start.errFd, start.indirect);
+  }
+}

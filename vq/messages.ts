@@ -1,0 +1,57 @@
+/** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
+import type { MemoryLayout, WindowOffset } from "./memory.ts";
+
+/** How a loop starts: the first message it gets. Descriptors are the process's, so a number is enough. */
+export interface LoopInit {
+  index: number;
+  controlFd: number;
+  /** Bell eventfds of all loops that there may be, this one's at `index`. */
+  bellFds: number[];
+  /** Count of messages posted so far, so that a loop woken by the control eventfd knows for how many it has to wait. */
+  posted: SharedArrayBuffer;
+  /** The grace counters of all loops: see grace.ts. */
+  grace: SharedArrayBuffer;
+  pollMaxUs: number;
+  debug: boolean;
+}
+
+/** A queue to start, its rings' places checked and turned into window offsets. */
+export interface QueueStart {
+  index: number;
+  size: number;
+  desc: WindowOffset;
+  avail: WindowOffset;
+  used: WindowOffset;
+  base: number;
+  kickFd: number;
+  callFd: number;
+  errFd: number;
+  eventIdx: boolean;
+  indirect: boolean;
+}
+
+export type LoopRequest =
+  | { op: "init"; init: LoopInit }
+  /** `config` is the service's own. */
+  | { op: "add-device"; device: number; config: unknown }
+  | { op: "remove-device"; device: number }
+  /** null: let go of the memory. Every queue of the device is stopped. */
+  | { op: "memory"; device: number; layout: MemoryLayout | null }
+  | { op: "start-queue"; device: number; queue: QueueStart }
+  /** Answers with the next available index. */
+  | { op: "stop-queue"; device: number; index: number }
+  | { op: "reset"; device: number }
+  | { op: "exit" };
+
+/** A request with its number, which the answer repeats. */
+export interface Numbered {
+  id: number;
+  request: LoopRequest;
+}
+
+export type LoopAnswer =
+  | { id: number; value: number }
+  | { id: number; error: string }
+  | { log: "error" | "warn" | "info" | "debug"; message: string }
+  /** The loop cannot go on: a fault of our own. */
+  | { fatal: string };

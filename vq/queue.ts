@@ -1,0 +1,61 @@
+/** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
+import type { GuestMemory } from "./memory.ts";
+import type { SplitQueue } from "./split.ts";
+
+/** A request's result that comes later, through a completion on the ring or `Loop.finish`. */
+export const PENDING = -1;
+
+/**
+ * What answers requests: one instance for each device and loop. It reads a request with `Requests.copyIn`, answers with
+ * `copyOut`, and says how many bytes it wrote into the guest's memory.
+ */
+export interface Service {
+  /** Requests are about to come, after a time without any in flight. */
+  begin(): void;
+  /** Serves the request of a slot. Returns the bytes written, or PENDING. */
+  handle(slot: number): number;
+  /** The ring operation of a slot ended with `result` (>= 0, or -errno). Returns the bytes written, or PENDING. */
+  complete(slot: number, result: number): number;
+  /** No request is in flight any more on this loop. */
+  end(): void;
+  /** Something that it waits for may have come: another loop rang, or a request ended while `LoopDevice.waiting`. */
+  bell(): void;
+  /** The guest is gone: forget all that it had. Every queue of the device is stopped, on all loops. */
+  reset(): void;
+}
+
+/** A device's part of a loop. */
+export class LoopDevice {
+  memory: GuestMemory;
+  /** Requests in flight on this loop. */
+  inFlight = 0;
+  /** The service waits until but one request is in flight: its bell is rung at each that ends. */
+  waiting = false;
+  service!: Service;
+  readonly queues = new Map<number, Queue>();
+
+  constructor(readonly id: number, memory: GuestMemory) {
+    this.memory = memory;
+  }
+}
+
+/** A queue that runs on a loop. */
+export class Queue {
+  inFlight = 0;
+  /** No more chains are taken: it waits for those in flight. */
+  stopping = false;
+  /** Chains completed with length 0 because they were malformed. */
+  malformed = 0;
+
+  constructor(
+    readonly device: LoopDevice,
+    readonly index: number,
+    /** Small integer that stands for the queue in completions. */
+    readonly token: number,
+    readonly ring: SplitQueue,
+    readonly kickFd: number,
+    readonly callFd: number,
+    readonly errFd: number,
+    readonly indirect: boolean,
+  ) {}
+}

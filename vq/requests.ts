@@ -1,0 +1,255 @@
+/**
+ * The request table of one loop: each request in flight has a slot, and a slot is all there is to a request, so that serving one
+ * allocates nothing. A slot holds the descriptor chain, read once out of guest memory into private numbers and checked there
+ * (VIRTIO 1.3, 2.7.13); the guest may rewrite its descriptors afterwards as it likes.
+ */
+import { addressOf, allocate, type Mapping } from "../ffi/memory.ts";
+import type { GuestMemory } from "./memory.ts";
+import type { Queue } from "./queue.ts";
+
+export const VRING_DESC_F_NEXT = 1;
+export const VRING_DESC_F_WRITE = 2;
+export const VRING_DESC_F_INDIRECT = 4;
+
+/** Segments of one chain at most, which is also UIO_MAXIOV: a chain can become one readv. */
+export const MAX_SEGMENTS = 1024;
+/** Requests in flight on one loop at most. What is beyond waits in its available ring. */
+export const SLOTS = 1024;
+/** Bytes of a request that are copied out of guest memory at most: an operation's header, arguments and names, not its data. */
+export const IN_BYTES = 192 * 1024;
+/** Bytes of a reply that are built before they are copied to the guest at most, directory contents included. */
+export const OUT_BYTES = 1024 * 1024 + 4096;
+
+const IOVEC_BYTES = 16;
+const TWO32 = 2 ** 32;
+
+export class Requests {
+  /** The queue that a slot's chain came from. */
+  readonly queue: (Queue | null)[] = new Array(SLOTS).fill(null);
+  readonly head = new Uint16Array(SLOTS);
+  /** How many segments the device reads, how many it writes, and their bytes. Readable ones come first. */
+  readonly readable = new Uint16Array(SLOTS);
+  readonly writable = new Uint16Array(SLOTS);
+  readonly readableBytes = new Float64Array(SLOTS);
+  readonly writableBytes = new Float64Array(SLOTS);
+  /** Segment k of slot s at [s * MAX_SEGMENTS + k]: its window offset and length in bytes. */
+  readonly segOffset: Float64Array<ArrayBuffer>;
+  readonly segLen: Uint32Array<ArrayBuffer>;
+
+  /** The request being handled: its first bytes, copied out of guest memory by `copyIn`. */
+  readonly in: Uint8Array<ArrayBuffer>;
+  readonly in32: Uint32Array<ArrayBuffer>;
+  /** The reply being built, copied to the guest by `copyOut`. */
+  readonly out: Uint8Array<ArrayBuffer>;
+  readonly out32: Uint32Array<ArrayBuffer>;
+
+  /** The iovec that `iovecs` made last: where it is, as two halves and as the bigint that FFI takes. */
+  iovAddrLo = 0;
+  iovAddrHi = 0;
+
+  readonly #iov: Mapping;
+  readonly #iov32: Uint32Array<ArrayBuffer>;
+  readonly #free = new Uint16Array(SLOTS);
+  #freeCount = SLOTS;
+  // The chain being read.
+  #segments = 0;
+  #written = false;
+
+  constructor() {
+    this.segOffset = new Float64Array(allocate(SLOTS * MAX_SEGMENTS * 8).buffer);
+    this.segLen = new Uint32Array(allocate(SLOTS * MAX_SEGMENTS * 4).buffer);
+    this.#iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
+    this.#iov32 = new Uint32Array(this.#iov.buffer);
+    this.in = new Uint8Array(allocate(IN_BYTES).buffer);
+    this.in32 = new Uint32Array(this.in.buffer);
+    this.out = new Uint8Array(allocate(OUT_BYTES).buffer);
+    this.out32 = new Uint32Array(this.out.buffer);
+    for (let i = 0; i < SLOTS; i++) this.#free[i] = SLOTS - 1 - i;
+  }
+
+  /** Where the reply buffer lies, for calls that let the kernel fill it. */
+  get outAddr() {
+    return addressOf(this.out);
+  }
+
+  get inFlight(): number {
+    return SLOTS - this.#freeCount;
+  }
+
+  get full(): boolean {
+    return this.#freeCount === 0;
+  }
+
+  /** Takes a free slot; only when not `full`. */
+  take(queue: Queue, head: number): number {
+    const slot = this.#free[--this.#freeCount];
+    this.queue[slot] = queue;
+    this.head[slot] = head;
+    return slot;
+  }
+
+  release(slot: number): void {
+    this.queue[slot] = null;
+    this.#free[this.#freeCount++] = slot;
+  }
+
+  /**
+   * Reads the chain of a slot. False where it is malformed: an index beyond the table, more than MAX_SEGMENTS, memory outside the
+   * regions, a readable segment behind a writable one, an indirect table that is empty, nested, not offered or no multiple of 16.
+   */
+  readChain(slot: number, memory: GuestMemory, desc: Uint32Array, size: number, indirectOffered: boolean): boolean {
+    this.#segments = 0;
+    this.#written = false;
+    this.readable[slot] = this.writable[slot] = 0;
+    this.readableBytes[slot] = this.writableBytes[slot] = 0;
+    let index = this.head[slot];
+    for (let hops = 0; hops < MAX_SEGMENTS && hops < size; hops++) {
+      const at = index * 4;
+      const addr = desc[at] + desc[at + 1] * TWO32;
+      const len = desc[at + 2];
+      const word = desc[at + 3];
+      if ((word & VRING_DESC_F_INDIRECT) !== 0) {
+        // 2.7.5.3.1: a table ends its chain, and NEXT beside INDIRECT is forbidden.
+        if (!indirectOffered || (word & VRING_DESC_F_NEXT) !== 0) return false;
+        return this.#readTable(slot, memory, addr, len);
+      }
+      if (!this.#addSegment(slot, memory, addr, len, (word & VRING_DESC_F_WRITE) !== 0)) return false;
+      if ((word & VRING_DESC_F_NEXT) === 0) return true;
+      index = word >>> 16;
+      if (index >= size) return false;
+    }
+    return false;
+  }
+
+  /** The same for the indirect table at guest address `table`. */
+  #readTable(slot: number, memory: GuestMemory, table: number, bytes: number): boolean {
+    if (bytes === 0 || bytes % 16 !== 0) return false;
+    const offset = memory.translate(table, bytes);
+    if (offset < 0) return false;
+    const count = bytes / 16;
+    const { data } = memory;
+    let index = 0;
+    for (let hops = 0; hops < MAX_SEGMENTS && hops < count; hops++) {
+      const at = offset + index * 16;
+      const addr = data.getUint32(at, true) + data.getUint32(at + 4, true) * TWO32;
+      const len = data.getUint32(at + 8, true);
+      const word = data.getUint32(at + 12, true);
+      if ((word & VRING_DESC_F_INDIRECT) !== 0) return false;
+      if (!this.#addSegment(slot, memory, addr, len, (word & VRING_DESC_F_WRITE) !== 0)) return false;
+      if ((word & VRING_DESC_F_NEXT) === 0) return true;
+      index = word >>> 16;
+      if (index >= count) return false;
+    }
+    return false;
+  }
+
+  #addSegment(slot: number, memory: GuestMemory, addr: number, len: number, write: boolean): boolean {
+    if (write) {
+      this.#written = true;
+      this.writableBytes[slot] += len;
+    } else {
+      if (this.#written) return false;
+      this.readableBytes[slot] += len;
+    }
+    const offset = memory.translate(addr, len);
+    if (offset >= 0) return this.#append(slot, offset, len, write);
+    // Regions may touch in guest memory and be apart in ours: one descriptor, several segments.
+    while (len > 0) {
+      const part = Math.min(len, memory.contiguous(addr));
+      if (part === 0 || !this.#append(slot, memory.translate(addr, part), part, write)) return false;
+      addr += part;
+      len -= part;
+    }
+    return true;
+  }
+
+  #append(slot: number, offset: number, len: number, write: boolean): boolean {
+    if (this.#segments === MAX_SEGMENTS) return false;
+    const at = slot * MAX_SEGMENTS + this.#segments++;
+    this.segOffset[at] = offset;
+    this.segLen[at] = len;
+    if (write) this.writable[slot]++;
+    else this.readable[slot]++;
+    return true;
+  }
+
+  /** Copies the first `bytes` that the guest wrote, or as many as there are, to `in`. Returns how many. */
+  copyIn(slot: number, memory: GuestMemory, bytes: number): number {
+    let at = slot * MAX_SEGMENTS;
+    const end = at + this.readable[slot];
+    let done = 0;
+    for (; at < end && done < bytes; at++) {
+      const offset = this.segOffset[at];
+      const n = Math.min(this.segLen[at], bytes - done);
+      if (((offset | done | n) & 3) === 0 && n <= 256) {
+        const { in32 } = this;
+        const { u32 } = memory;
+        const from = offset / 4;
+        for (let i = 0, to = done >> 2; i < n >> 2; i++) in32[to + i] = u32[from + i];
+      } else if (n <= 64) {
+        for (let i = 0; i < n; i++) this.in[done + i] = memory.u8[offset + i];
+      } else {
+        this.in.set(memory.u8.subarray(offset, offset + n), done);
+      }
+      done += n;
+    }
+    return done;
+  }
+
+  /** Copies the first `bytes` of `out` to where the guest may be written. The caller has compared them with `writableBytes`. */
+  copyOut(slot: number, memory: GuestMemory, bytes: number): void {
+    let at = slot * MAX_SEGMENTS + this.readable[slot];
+    const end = at + this.writable[slot];
+    let done = 0;
+    for (; at < end && done < bytes; at++) {
+      const offset = this.segOffset[at];
+      const n = Math.min(this.segLen[at], bytes - done);
+      if (((offset | done | n) & 3) === 0 && n <= 256) {
+        const { out32 } = this;
+        const { u32 } = memory;
+        const to = offset / 4;
+        for (let i = 0, from = done >> 2; i < n >> 2; i++) u32[to + i] = out32[from + i];
+      } else if (n <= 64) {
+        for (let i = 0; i < n; i++) memory.u8[offset + i] = this.out[done + i];
+      } else {
+        memory.u8.set(this.out.subarray(done, done + n), offset);
+      }
+      done += n;
+    }
+  }
+
+  /**
+   * Makes the slot's iovec array over `bytes` of its readable (or writable) segments behind the first `skip`. Returns the number of
+   * iovecs, and sets `iovAddrLo` and `iovAddrHi` to the array, or, where one segment holds all, to the data itself.
+   */
+  iovecs(slot: number, memory: GuestMemory, write: boolean, skip: number, bytes: number): number {
+    const base = slot * MAX_SEGMENTS;
+    let at = base + (write ? this.readable[slot] : 0);
+    const end = at + (write ? this.writable[slot] : this.readable[slot]);
+    while (at < end && skip >= this.segLen[at]) skip -= this.segLen[at++];
+    if (at === end) return 0;
+    if (this.segLen[at] - skip >= bytes) {
+      const addr = memory.addr + this.segOffset[at] + skip;
+      this.iovAddrLo = addr >>> 0;
+      this.iovAddrHi = (addr / TWO32) >>> 0;
+      return 1;
+    }
+    const iov = this.#iov32;
+    let count = 0;
+    for (; at < end && bytes > 0; at++) {
+      const n = Math.min(this.segLen[at] - skip, bytes);
+      const addr = memory.addr + this.segOffset[at] + skip;
+      const to = (base + count++) * 4;
+      iov[to] = addr >>> 0;
+      iov[to + 1] = (addr / TWO32) >>> 0;
+      iov[to + 2] = n;
+      iov[to + 3] = 0;
+      bytes -= n;
+      skip = 0;
+    }
+    const array = this.#iov.addr + base * IOVEC_BYTES;
+    this.iovAddrLo = array >>> 0;
+    this.iovAddrHi = (array / TWO32) >>> 0;
+    return count;
+  }
+}

@@ -1,0 +1,130 @@
+/**
+ * The handle table: what the guest knows by an `fh`. In shared memory, as the node table. A handle is never a raw descriptor, which
+ * would let a guest name our sockets: its lower 20 bits are a slot, the 12 above them count how often the slot was used.
+ */
+import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+
+/** Open files at most: the process's descriptors end before. */
+const SLOTS = 1 << 20;
+const SLOT_MASK = SLOTS - 1;
+const WORDS = 8;
+const CHUNK = 64;
+
+// Words of a handle.
+/** The fh with all bits flipped while it is open, else 0. */
+const KEY = 0;
+const FD = 1;
+const KIND = 2;
+/** Directories: the offset at which the descriptor stands, or both -1 where that is not known. */
+const POSITION_LO = 3;
+const POSITION_HI = 4;
+/** How often the slot was used. */
+const USES = 5;
+
+/** Words of the head. */
+const USED = 0;
+const OPEN = 16;
+const HANDLES_AT = 32;
+const BYTES = (HANDLES_AT + SLOTS * WORDS) * 4;
+
+export const KIND_FILE = 1;
+export const KIND_DIR = 2;
+
+/** Takes the memory of a table. */
+export function allocateHandles(): HostAddr {
+  return allocate(BYTES).addr;
+}
+
+export class HandleTable {
+  readonly #words: Int32Array<ArrayBuffer>;
+  #free: number[] = [];
+
+  constructor(addr: HostAddr) {
+    this.#words = new Int32Array(viewAt(addr, BYTES));
+  }
+
+  /** Handles that are open now. */
+  get open(): number {
+    return Atomics.load(this.#words, OPEN);
+  }
+
+  /** Opens a handle for a descriptor, which is the table's from now on. Returns the fh, unsigned, or -1 where the table is full. */
+  insert(fd: number, kind: number): number {
+    const w = this.#words;
+    const slot = this.#take();
+    if (slot < 0) return -1;
+    const at = HANDLES_AT + slot * WORDS;
+    const uses = w[at + USES] = (w[at + USES] + 1) & 0xfff;
+    const fh = uses << 20 | slot;
+    w[at + FD] = fd;
+    w[at + KIND] = kind;
+    w[at + POSITION_LO] = w[at + POSITION_HI] = 0;
+    // Flipped, so that a slot never used (all zeros) is no handle 0.
+    Atomics.store(w, at + KEY, ~fh);
+    Atomics.add(w, OPEN, 1);
+    return fh >>> 0;
+  }
+
+  /** The descriptor of an fh of that kind, or -1 where it names nothing. */
+  fd(lo: number, hi: number, kind: number): number {
+    const w = this.#words;
+    const at = HANDLES_AT + (lo & SLOT_MASK) * WORDS;
+    if (hi !== 0 || w[at + KEY] !== ~lo || w[at + KIND] !== kind) return -1;
+    return w[at + FD];
+  }
+
+  /** Closes a handle. Returns its descriptor, which is the caller's to close, or -1 where the fh names nothing. */
+  remove(lo: number, hi: number, kind: number): number {
+    const fd = this.fd(lo, hi, kind);
+    if (fd < 0) return -1;
+    const w = this.#words;
+    const slot = lo & SLOT_MASK;
+    const key = HANDLES_AT + slot * WORDS + KEY;
+    // Two loops may be told to release the same handle: one of them does.
+    if (Atomics.compareExchange(w, key, ~lo, 0) !== ~lo) return -1;
+    Atomics.sub(w, OPEN, 1);
+    this.#free.push(slot);
+    return fd;
+  }
+
+  /** Whether a directory's descriptor stands at the offset. */
+  standsAt(fh: number, lo: number, hi: number): boolean {
+    const at = HANDLES_AT + (fh & SLOT_MASK) * WORDS;
+    return this.#words[at + POSITION_LO] === (lo | 0) && this.#words[at + POSITION_HI] === (hi | 0);
+  }
+
+  /** Notes where a directory's descriptor stands; (-1, -1): unknown. */
+  setPosition(fh: number, lo: number, hi: number): void {
+    const at = HANDLES_AT + (fh & SLOT_MASK) * WORDS;
+    this.#words[at + POSITION_LO] = lo;
+    this.#words[at + POSITION_HI] = hi;
+  }
+
+  /** Closes every handle, and hands each descriptor to `close`. No other loop may use the table meanwhile. */
+  clear(close: (fd: number) => void): void {
+    const w = this.#words;
+    const used = Math.min(w[USED], SLOTS);
+    for (let slot = 0; slot < used; slot++) {
+      const at = HANDLES_AT + slot * WORDS;
+      if (w[at + KEY] !== 0) close(w[at + FD]);
+      w[at + KEY] = 0;
+    }
+    w[USED] = w[OPEN] = 0;
+    // The uses stay, so that an fh of before the clearing names nothing after it.
+    this.forgetFree();
+  }
+
+  /** The table was cleared by another loop. */
+  forgetFree(): void {
+    this.#free = [];
+  }
+
+  #take(): number {
+    const slot = this.#free.pop();
+    if (slot !== undefined) return slot;
+    const first = Atomics.add(this.#words, USED, CHUNK);
+    if (first + CHUNK > SLOTS) return -1;
+    for (let i = CHUNK - 1; i > 0; i--) this.#free.push(first + i);
+    return first;
+  }
+}

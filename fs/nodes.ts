@@ -1,0 +1,320 @@
+/**
+ * The node table: what the guest knows by a nodeid. It lies in shared memory, and all loops of a device use it at once.
+ *
+ * A nodeid is the slot's number, with the slot's generation in the upper half, so that one that was forgotten names nothing
+ * when its slot serves another file. The root is slot 1 of generation 0: FUSE_ROOT_ID. A node holds an O_PATH descriptor,
+ * which pins its inode, so (device, inode, mount) finds it again for as long as the guest knows it.
+ *
+ * Finding a known node takes no lock: the bucket's chain is walked, the lookup count is raised unless it is zero, and only then is
+ * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
+ */
+import { allocate, discard, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { lock, unlock } from "./shared.ts";
+
+export const ROOT = 1;
+
+/** Known nodes at most. The memory is taken page by page as nodes come. */
+const SLOTS = 1 << 24;
+const WORDS = 16;
+const BUCKETS = 1 << 18;
+
+// Words of a node.
+const GENERATION = 0;
+/** The lookup count's lower part, below 2^31; 0 is a node that nobody knows. */
+const COUNT = 1;
+/** Its upper part, in units of CARRY. */
+const COUNT_HIGH = 2;
+const FD = 3;
+/** The next slot in the bucket's chain. */
+const NEXT = 4;
+const INO_LO = 5;
+const INO_HI = 6;
+const DEV = 7;
+const MOUNT = 8;
+/** S_IFMT of the file: it never changes. */
+const TYPE = 9;
+
+const CARRY = 2 ** 30;
+
+// Words of the head.
+const USED = 0;
+const GENERATIONS = 16;
+const CONTENDED = 32;
+const KNOWN = 48;
+const BUCKETS_AT = 64;
+const NODES_AT = BUCKETS_AT + BUCKETS * 2;
+const BYTES = (NODES_AT + SLOTS * WORDS) * 4;
+
+/** Slots that a loop takes at a time, to give them out by itself. */
+const CHUNK = 64;
+/** A walker whose chain was changed under it may stray; behind this many steps it takes the lock. */
+const MAX_STEPS = 1000;
+
+/** What identifies a file on the host: statx's stx_ino, stx_dev and stx_mnt_id, in words. */
+export interface Identity {
+  inoLo: number;
+  inoHi: number;
+  dev: number;
+  mount: number;
+}
+
+/** Bytes of shared table for each known node, the share of the buckets not counted. */
+export const NODE_BYTES = WORDS * 4;
+
+/** Takes the memory of a table. The address is given to all loops. */
+export function allocateNodes(): HostAddr {
+  return allocate(BYTES).addr;
+}
+
+export class NodeTable {
+  readonly #words: Int32Array<ArrayBuffer>;
+  readonly #addr: HostAddr;
+  /** Whether the last `insert` made a node, which then has its descriptor. */
+  inserted = false;
+  /** Slots that this loop may give out. */
+  #free: number[] = [];
+
+  constructor(addr: HostAddr) {
+    this.#addr = addr;
+    this.#words = new Int32Array(viewAt(addr, BYTES));
+  }
+
+  /** Makes the root known. `fd` stays the caller's. */
+  setRoot(fd: number, id: Identity, type: number): void {
+    const w = this.#words;
+    const at = NODES_AT + ROOT * WORDS;
+    // Slot 0 stands for "none".
+    Atomics.compareExchange(w, USED, 0, ROOT + 1);
+    this.#fill(at, fd, id, type, 0);
+    w[at + COUNT_HIGH] = 1;
+    const bucket = this.#bucket(id);
+    w[at + NEXT] = w[bucket];
+    Atomics.store(w, bucket, ROOT);
+  }
+
+  /** The slot of a nodeid, or 0 where it names nothing. */
+  find(lo: number, hi: number): number {
+    if (lo === 0 || lo >= SLOTS) return 0;
+    const w = this.#words;
+    const at = NODES_AT + lo * WORDS;
+    if (w[at + GENERATION] !== (hi | 0)) return 0;
+    return w[at + COUNT] > 0 || w[at + COUNT_HIGH] > 0 ? lo : 0;
+  }
+
+  /** The O_PATH descriptor of a slot. */
+  fd(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + FD];
+  }
+
+  /** The upper half of a slot's nodeid. */
+  generation(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + GENERATION];
+  }
+
+  /** S_IFMT of a slot's file. */
+  type(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + TYPE];
+  }
+
+  /** Nodes that are known now, the root not counted. */
+  get known(): number {
+    return Atomics.load(this.#words, KNOWN);
+  }
+
+  /** How often somebody had to wait for a bucket's lock. */
+  get contended(): number {
+    return Atomics.load(this.#words, CONTENDED);
+  }
+
+  /** Raises the lookup count of a known node and returns its slot, or 0 where it is not known. Takes no lock, in the usual case. */
+  acquire(id: Identity): number {
+    const w = this.#words;
+    const bucket = this.#bucket(id);
+    let slot = Atomics.load(w, bucket);
+    for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
+      const at = NODES_AT + slot * WORDS;
+      if (this.#is(at, id) && this.#raise(at)) {
+        if (this.#is(at, id)) {
+          if (w[at + COUNT] > CARRY * 1.5) this.#carry(bucket, at);
+          return slot;
+        }
+        // The slot was given to another file between the two looks.
+        this.forget(slot, 1, null);
+      }
+      slot = w[at + NEXT];
+    }
+    return 0;
+  }
+
+  /**
+   * Makes a node known with lookup count 1, or raises that of the node which another loop made of the same file meanwhile;
+   * `inserted` tells, and where it is false the descriptor is still the caller's. Returns 0 where the table is full.
+   */
+  insert(id: Identity, fd: number, type: number): number {
+    this.inserted = false;
+    const w = this.#words;
+    const fresh = this.#take();
+    if (fresh === 0) return 0;
+    const bucket = this.#bucket(id);
+    this.#lock(bucket);
+    try {
+      for (let slot = w[bucket]; slot !== 0; slot = w[NODES_AT + slot * WORDS + NEXT]) {
+        const at = NODES_AT + slot * WORDS;
+        if (!this.#is(at, id) || !this.#raise(at)) continue;
+        this.#free.push(fresh);
+        return slot;
+      }
+      const at = NODES_AT + fresh * WORDS;
+      this.#fill(at, fd, id, type, this.#nextGeneration());
+      w[at + NEXT] = w[bucket];
+      Atomics.store(w, at + COUNT, 1);
+      Atomics.store(w, bucket, fresh);
+      Atomics.add(w, KNOWN, 1);
+      this.inserted = true;
+      return fresh;
+    } finally {
+      unlock(w, bucket + 1);
+    }
+  }
+
+  /**
+   * Lowers a node's lookup count by `count`, a number of the guest's. At zero the node is forgotten, and its descriptor handed to
+   * `retire`. More than the count is the count. The root stays.
+   */
+  forget(slot: number, count: number, retire: ((fd: number) => void) | null): void {
+    if (slot === ROOT) return;
+    const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
+    const bucket = this.#bucket({
+      inoLo: w[at + INO_LO],
+      inoHi: w[at + INO_HI],
+      dev: w[at + DEV],
+      mount: w[at + MOUNT],
+    });
+    this.#lock(bucket);
+    let fd = -1;
+    try {
+      while (count > w[at + COUNT] - 1 && w[at + COUNT_HIGH] > 0) {
+        w[at + COUNT_HIGH]--;
+        if (count >= CARRY) count -= CARRY;
+        else Atomics.add(w, at + COUNT, CARRY);
+      }
+      // `acquire` raises a count without the lock, but never from zero: who finds zero has not got it.
+      for (;;) {
+        const had = Atomics.load(w, at + COUNT);
+        if (had <= 0) return;
+        const left = Math.max(0, had - count);
+        if (Atomics.compareExchange(w, at + COUNT, had, left) !== had) continue;
+        if (left > 0) return;
+        break;
+      }
+      fd = w[at + FD];
+      this.#unlink(bucket, slot);
+      Atomics.store(w, at + GENERATION, this.#nextGeneration());
+      Atomics.sub(w, KNOWN, 1);
+    } finally {
+      unlock(w, bucket + 1);
+    }
+    this.#free.push(slot);
+    if (retire) retire(fd);
+  }
+
+  /** Forgets every node but the root, and hands each descriptor to `close`. No other loop may use the table meanwhile. */
+  clear(close: (fd: number) => void): void {
+    const w = this.#words;
+    const root = NODES_AT + ROOT * WORDS;
+    const id = { inoLo: w[root + INO_LO], inoHi: w[root + INO_HI], dev: w[root + DEV], mount: w[root + MOUNT] };
+    const rootFd = w[root + FD];
+    const type = w[root + TYPE];
+    const used = Math.min(w[USED], SLOTS);
+    for (let slot = ROOT + 1; slot < used; slot++) {
+      const at = NODES_AT + slot * WORDS;
+      if (w[at + COUNT] > 0 || w[at + COUNT_HIGH] > 0) close(w[at + FD]);
+    }
+    const generations = w[GENERATIONS];
+    const contended = w[CONTENDED];
+    discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / 1024) * 4096);
+    w[GENERATIONS] = generations;
+    w[CONTENDED] = contended;
+    this.forgetFree();
+    this.setRoot(rootFd, id, type);
+  }
+
+  /** The table was cleared by another loop: the slots that this one kept for itself are no longer its own. */
+  forgetFree(): void {
+    this.#free = [];
+  }
+
+  /** A slot to give out, or 0. */
+  #take(): number {
+    const slot = this.#free.pop();
+    if (slot !== undefined) return slot;
+    const first = Atomics.add(this.#words, USED, CHUNK);
+    if (first + CHUNK > SLOTS) return 0;
+    for (let i = CHUNK - 1; i > 0; i--) this.#free.push(first + i);
+    return first;
+  }
+
+  #fill(at: number, fd: number, id: Identity, type: number, generation: number): void {
+    const w = this.#words;
+    w[at + COUNT_HIGH] = 0;
+    w[at + FD] = fd;
+    w[at + INO_LO] = id.inoLo;
+    w[at + INO_HI] = id.inoHi;
+    w[at + DEV] = id.dev;
+    w[at + MOUNT] = id.mount;
+    w[at + TYPE] = type;
+    Atomics.store(w, at + GENERATION, generation);
+  }
+
+  #is(at: number, id: Identity): boolean {
+    const w = this.#words;
+    return w[at + INO_LO] === (id.inoLo | 0) && w[at + INO_HI] === (id.inoHi | 0) && w[at + DEV] === (id.dev | 0) &&
+      w[at + MOUNT] === (id.mount | 0);
+  }
+
+  /** Raises a count that is not zero. False where it is. */
+  #raise(at: number): boolean {
+    const w = this.#words;
+    for (;;) {
+      const had = Atomics.load(w, at + COUNT);
+      if (had <= 0) return at === NODES_AT + ROOT * WORDS;
+      if (Atomics.compareExchange(w, at + COUNT, had, had + 1) === had) return true;
+    }
+  }
+
+  /** Moves part of a large count to its upper word, before it overflows. */
+  #carry(bucket: number, at: number): void {
+    const w = this.#words;
+    this.#lock(bucket);
+    if (w[at + COUNT] > CARRY * 1.5) {
+      Atomics.sub(w, at + COUNT, CARRY);
+      w[at + COUNT_HIGH]++;
+    }
+    unlock(w, bucket + 1);
+  }
+
+  #unlink(bucket: number, slot: number): void {
+    const w = this.#words;
+    let link = bucket;
+    while (w[link] !== slot) link = NODES_AT + w[link] * WORDS + NEXT;
+    Atomics.store(w, link, w[NODES_AT + slot * WORDS + NEXT]);
+  }
+
+  #lock(bucket: number): void {
+    if (lock(this.#words, bucket + 1)) Atomics.add(this.#words, CONTENDED, 1);
+  }
+
+  /** The word of an identity's bucket; its lock is the next one. */
+  #bucket(id: Identity): number {
+    let h = Math.imul(id.inoLo, 0x9e3779b1) ^ Math.imul(id.inoHi, 0x85ebca6b) ^ Math.imul(id.dev, 0xc2b2ae35) ^
+      id.mount;
+    h ^= h >>> 15;
+    return BUCKETS_AT + (h & (BUCKETS - 1)) * 2;
+  }
+
+  /** Never 0, which is the root's, nor used twice before 2^31 others. */
+  #nextGeneration(): number {
+    return (Atomics.add(this.#words, GENERATIONS, 1) & 0x7fffffff) + 1;
+  }
+}

@@ -1,0 +1,77 @@
+/** The one table of FUSE operations: what each is called, what its request must hold, who serves it. linux/fuse.h. */
+import type { FsService } from "./service.ts";
+import * as attr from "./ops_attr.ts";
+import * as dir from "./ops_dir.ts";
+import * as file from "./ops_file.ts";
+import * as names from "./ops_names.ts";
+import * as session from "./ops_session.ts";
+import * as wire from "./wire.ts";
+
+/** Serves a request: bytes of its reply, -errno, or one of results.ts. */
+export type Handler = (fs: FsService, slot: number) => number;
+
+export interface Operation {
+  readonly name: string;
+  readonly handler: Handler;
+  /** Bytes of arguments behind the header at least. */
+  readonly argBytes: number;
+  /** The nodeid must name a node. */
+  readonly needsNode: boolean;
+  /** Served in every state of the session. */
+  readonly always: boolean;
+  /** The client reads no reply. */
+  readonly noReply: boolean;
+  /** What is behind the arguments is file data, not to be copied. */
+  readonly data: boolean;
+}
+
+type Options = Partial<Pick<Operation, "needsNode" | "always" | "noReply" | "data">>;
+
+function operation(name: string, argBytes: number, handler: Handler, options: Options = {}): Operation {
+  return { name, handler, argBytes, needsNode: true, always: false, noReply: false, data: false, ...options };
+}
+
+/** By opcode; holes are answered with ENOSYS. */
+export const opcodes: (Operation | undefined)[] = new Array(64).fill(undefined);
+
+const op = opcodes;
+const anyNode = { needsNode: false };
+op[wire.FUSE_LOOKUP] = operation("LOOKUP", 1, names.lookup);
+op[wire.FUSE_FORGET] = operation("FORGET", wire.fuse_forget_in.sizeof, names.forget, { noReply: true });
+op[wire.FUSE_BATCH_FORGET] = operation("BATCH_FORGET", wire.fuse_batch_forget_in.sizeof, names.batchForget, {
+  noReply: true,
+  needsNode: false,
+});
+op[wire.FUSE_GETATTR] = operation("GETATTR", wire.fuse_getattr_in.sizeof, attr.getattr);
+op[wire.FUSE_SETATTR] = operation("SETATTR", wire.fuse_setattr_in.sizeof, attr.setattr);
+op[wire.FUSE_READLINK] = operation("READLINK", 0, names.readlink);
+op[wire.FUSE_SYMLINK] = operation("SYMLINK", 2, names.symlink);
+op[wire.FUSE_MKNOD] = operation("MKNOD", wire.fuse_mknod_in.sizeof + 1, names.mknod);
+op[wire.FUSE_MKDIR] = operation("MKDIR", wire.fuse_mkdir_in.sizeof + 1, names.mkdir);
+op[wire.FUSE_UNLINK] = operation("UNLINK", 1, names.unlink);
+op[wire.FUSE_RMDIR] = operation("RMDIR", 1, names.rmdir);
+op[wire.FUSE_RENAME] = operation("RENAME", wire.fuse_rename_in.sizeof + 2, names.rename);
+op[wire.FUSE_RENAME2] = operation("RENAME2", wire.fuse_rename2_in.sizeof + 2, names.rename2);
+op[wire.FUSE_LINK] = operation("LINK", wire.fuse_link_in.sizeof + 1, names.link);
+op[wire.FUSE_OPEN] = operation("OPEN", wire.fuse_open_in.sizeof, file.open);
+op[wire.FUSE_CREATE] = operation("CREATE", wire.fuse_create_in.sizeof + 1, file.create);
+op[wire.FUSE_READ] = operation("READ", wire.fuse_read_in.sizeof, file.read, anyNode);
+op[wire.FUSE_WRITE] = operation("WRITE", wire.fuse_write_in.sizeof, file.write, { needsNode: false, data: true });
+op[wire.FUSE_STATFS] = operation("STATFS", 0, attr.statfs);
+op[wire.FUSE_RELEASE] = operation("RELEASE", wire.fuse_release_in.sizeof, file.release, anyNode);
+op[wire.FUSE_FSYNC] = operation("FSYNC", wire.fuse_fsync_in.sizeof, file.fsync, anyNode);
+op[wire.FUSE_FLUSH] = operation("FLUSH", wire.fuse_flush_in.sizeof, file.flush, anyNode);
+op[wire.FUSE_INIT] = operation("INIT", 16, session.init, { needsNode: false, always: true });
+op[wire.FUSE_OPENDIR] = operation("OPENDIR", wire.fuse_open_in.sizeof, dir.opendir);
+op[wire.FUSE_READDIR] = operation("READDIR", wire.fuse_read_in.sizeof, dir.readdir, anyNode);
+op[wire.FUSE_READDIRPLUS] = operation("READDIRPLUS", wire.fuse_read_in.sizeof, dir.readdirplus, anyNode);
+op[wire.FUSE_RELEASEDIR] = operation("RELEASEDIR", wire.fuse_release_in.sizeof, dir.releasedir, anyNode);
+op[wire.FUSE_FSYNCDIR] = operation("FSYNCDIR", wire.fuse_fsync_in.sizeof, dir.fsyncdir, anyNode);
+op[wire.FUSE_ACCESS] = operation("ACCESS", wire.fuse_access_in.sizeof, attr.access);
+op[wire.FUSE_INTERRUPT] = operation("INTERRUPT", wire.fuse_interrupt_in.sizeof, session.interrupt, {
+  noReply: true,
+  needsNode: false,
+});
+op[wire.FUSE_DESTROY] = operation("DESTROY", 0, session.destroy, { needsNode: false, always: true });
+op[wire.FUSE_LSEEK] = operation("LSEEK", wire.fuse_lseek_in.sizeof, file.lseek, anyNode);
+op[wire.FUSE_FALLOCATE] = operation("FALLOCATE", wire.fuse_fallocate_in.sizeof, file.fallocate, anyNode);

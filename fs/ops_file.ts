@@ -1,0 +1,248 @@
+/** Operations on open files. READ and WRITE give the kernel an iovec that points into guest memory: no data comes through here. */
+import {
+  O_ACCMODE,
+  O_APPEND,
+  O_CLOEXEC,
+  O_CREAT,
+  O_DSYNC,
+  O_EXCL,
+  O_LARGEFILE,
+  O_NOATIME,
+  O_NOFOLLOW,
+  O_NONBLOCK,
+  O_PATH,
+  O_SYNC,
+  O_TRUNC,
+} from "../ffi/arch.ts";
+import { EBADF, EEXIST, EINVAL, EISDIR, ENFILE, ENXIO } from "../ffi/errno.ts";
+import { errno, libc } from "../ffi/libc.ts";
+import { S_IFDIR, S_IFREG } from "../ffi/stat_layout.ts";
+import { IORING_FSYNC_DATASYNC } from "../ffi/uring_layout.ts";
+import { adopt, ARG, ARG_BYTE, BODY, lookupName, putEntry } from "./entry.ts";
+import { KIND_FILE } from "./handles.ts";
+import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
+import * as wire from "./wire.ts";
+import {
+  fuse_create_in,
+  fuse_entry_out,
+  fuse_fallocate_in,
+  fuse_flush_in,
+  fuse_fsync_in,
+  fuse_in_header,
+  fuse_lseek_in,
+  fuse_lseek_out,
+  fuse_open_in,
+  fuse_open_out,
+  fuse_out_header,
+  fuse_read_in,
+  fuse_release_in,
+  fuse_write_in,
+} from "./wire.ts";
+
+/** What a guest may ask of open(2): how it reads, writes and syncs, and nothing that names or waits. */
+const OPEN_FLAGS = O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC | O_NOATIME | O_TRUNC | O_LARGEFILE;
+const HEADER = fuse_in_header.sizeof;
+const OUT_HEADER = fuse_out_header.sizeof;
+const WRITE_DATA = HEADER + fuse_write_in.sizeof;
+
+const READ_FH = ARG + (fuse_read_in.fh >> 2);
+const READ_OFFSET = ARG + (fuse_read_in.offset >> 2);
+const READ_SIZE = ARG + (fuse_read_in.size >> 2);
+const WRITE_FH = ARG + (fuse_write_in.fh >> 2);
+const WRITE_OFFSET = ARG + (fuse_write_in.offset >> 2);
+const WRITE_SIZE = ARG + (fuse_write_in.size >> 2);
+
+const offset64 = new BigInt64Array(1);
+const offset32 = new Uint32Array(offset64.buffer);
+
+/** FOPEN_* bits of a file, by the cache policy. */
+function openFlags(fs: FsService): number {
+  if (fs.config.cache === "never" || fs.config.cache === "metadata") return wire.FOPEN_DIRECT_IO;
+  return fs.config.cache === "always" ? wire.FOPEN_KEEP_CACHE : 0;
+}
+
+/** Writes struct fuse_open_out at word `at`, for a descriptor that the table takes over. Returns its bytes, or -errno. */
+export function putOpen(fs: FsService, at: number, fd: number, kind: number, flags: number): number {
+  const fh = fs.handles.insert(fd, kind);
+  if (fh < 0) {
+    libc.close(fd);
+    return -ENFILE;
+  }
+  const { out32 } = fs.requests;
+  out32[at + (fuse_open_out.fh >> 2)] = fh;
+  out32[at + (fuse_open_out.fh >> 2) + 1] = 0;
+  out32[at + (fuse_open_out.open_flags >> 2)] = flags;
+  out32[at + (fuse_open_out.open_flags >> 2) + 1] = 0;
+  return fuse_open_out.sizeof;
+}
+
+/** Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. */
+function openNode(fs: FsService, node: number, flags: number): number {
+  const type = fs.nodes.type(node);
+  if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : -ENXIO;
+  return fs.proc.open(fs.nodes.fd(node), (flags & OPEN_FLAGS) | O_NONBLOCK);
+}
+
+export function open(fs: FsService): number {
+  const flags = fs.requests.in32[ARG + (fuse_open_in.flags >> 2)];
+  const fd = openNode(fs, fs.node, flags);
+  return fd < 0 ? fd : putOpen(fs, BODY, fd, KIND_FILE, openFlags(fs));
+}
+
+export function create(fs: FsService): number {
+  const name = fs.name(ARG_BYTE + fuse_create_in.sizeof);
+  if (typeof name === "number") return name;
+  const { in32 } = fs.requests;
+  const flags = in32[ARG + (fuse_create_in.flags >> 2)];
+  const mode = in32[ARG + (fuse_create_in.mode >> 2)];
+  // Exclusively, so that what is opened is ours: a FIFO or a symlink of that name would wait or lead away.
+  const wanted = (flags & OPEN_FLAGS) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  const dirFd = fs.nodes.fd(fs.node);
+  const dressed = fs.credentials.putOn(fs.uid, fs.gid);
+  let fd = libc.openat(dirFd, name, wanted, mode);
+  if (fd < 0) fd = -errno();
+  if (dressed) fs.credentials.takeOff();
+  if (fd === -EEXIST && (flags & O_EXCL) === 0) return openExisting(fs, name, flags);
+  return fd < 0 ? fd : answerCreated(fs, fd);
+}
+
+/** CREATE of a name that exists, or that another made meanwhile. */
+function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
+  const node = lookupName(fs, fs.node, name);
+  if (node < 0) return node;
+  const fd = openNode(fs, node, flags);
+  if (fd < 0) {
+    fs.nodes.forget(node, 1, fs.retire);
+    return fd;
+  }
+  if (flags & O_TRUNC) fs.stat.of(fd);
+  return answerOpen(fs, node, fd);
+}
+
+/** The node of a file that was just made comes from its descriptor: the name may lead elsewhere by now. */
+function answerCreated(fs: FsService, fd: number): number {
+  const pathFd = fs.proc.open(fd, O_PATH);
+  const node = pathFd < 0 ? pathFd : adopt(fs, pathFd);
+  if (node > 0) return answerOpen(fs, node, fd);
+  libc.close(fd);
+  return node;
+}
+
+function answerOpen(fs: FsService, node: number, fd: number): number {
+  putEntry(fs, BODY, node);
+  const opened = putOpen(fs, BODY + (fuse_entry_out.sizeof >> 2), fd, KIND_FILE, openFlags(fs));
+  if (opened > 0) return fuse_entry_out.sizeof + opened;
+  fs.nodes.forget(node, 1, fs.retire);
+  return opened;
+}
+
+export function read(fs: FsService, slot: number): number {
+  const { requests, loop } = fs;
+  const { in32 } = requests;
+  const fd = fs.handles.fd(in32[READ_FH], in32[READ_FH + 1], KIND_FILE);
+  if (fd < 0) return -EBADF;
+  const offLo = in32[READ_OFFSET];
+  const offHi = in32[READ_OFFSET + 1];
+  // All ones would mean "where the file stands" to the ring.
+  if (offHi > 0x7fffffff) return -EINVAL;
+  const room = requests.writableBytes[slot] - OUT_HEADER;
+  const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
+  if (size <= 0) return 0;
+  const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
+  const sqe = loop.sqe();
+  const { ring } = loop;
+  if (count === 1) ring.prep_read(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, size, offLo, offHi);
+  else ring.prep_readv(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, count, offLo, offHi);
+  loop.forSlot(sqe, slot);
+  return fs.later(slot, WAITS_READ);
+}
+
+export function write(fs: FsService, slot: number): number {
+  const { requests, loop } = fs;
+  const { in32 } = requests;
+  const fd = fs.handles.fd(in32[WRITE_FH], in32[WRITE_FH + 1], KIND_FILE);
+  if (fd < 0) return -EBADF;
+  const offLo = in32[WRITE_OFFSET];
+  const offHi = in32[WRITE_OFFSET + 1];
+  if (offHi > 0x7fffffff) return -EINVAL;
+  const size = in32[WRITE_SIZE];
+  if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
+  if (size === 0) {
+    requests.out32[BODY] = requests.out32[BODY + 1] = 0;
+    return wire.fuse_write_out.sizeof;
+  }
+  const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
+  const sqe = loop.sqe();
+  const { ring } = loop;
+  if (count === 1) ring.prep_write(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, size, offLo, offHi);
+  else ring.prep_writev(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, count, offLo, offHi);
+  loop.forSlot(sqe, slot);
+  return fs.later(slot, WAITS_WRITE);
+}
+
+/** The descriptor of the file handle at word `at` of the request, or -1. */
+function fileFd(fs: FsService, at: number): number {
+  const { in32 } = fs.requests;
+  return fs.handles.fd(in32[ARG + (at >> 2)], in32[ARG + (at >> 2) + 1], KIND_FILE);
+}
+
+export function release(fs: FsService): number {
+  const { in32 } = fs.requests;
+  const at = ARG + (fuse_release_in.fh >> 2);
+  const fd = fs.handles.remove(in32[at], in32[at + 1], KIND_FILE);
+  if (fd < 0) return -EBADF;
+  fs.retire(fd);
+  return 0;
+}
+
+/** A close by one of the file's users: what close(2) of a duplicate reports, so that a network file system's errors arrive. */
+export function flush(fs: FsService): number {
+  const fd = fileFd(fs, fuse_flush_in.fh);
+  if (fd < 0) return -EBADF;
+  const copy = libc.dup(fd);
+  if (copy < 0) return -errno();
+  return libc.close(copy) < 0 ? -errno() : 0;
+}
+
+export function fsync(fs: FsService, slot: number): number {
+  const fd = fileFd(fs, fuse_fsync_in.fh);
+  if (fd < 0) return -EBADF;
+  return syncLater(fs, slot, fd);
+}
+
+/** fsync or fdatasync of a descriptor on the ring, as the request's flags say. */
+export function syncLater(fs: FsService, slot: number, fd: number): number {
+  const flags = fs.requests.in32[ARG + (fuse_fsync_in.fsync_flags >> 2)];
+  const sqe = fs.loop.sqe();
+  fs.loop.ring.prep_fsync(sqe, fd, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
+  fs.loop.forSlot(sqe, slot);
+  return fs.later(slot, WAITS_PLAIN);
+}
+
+export function fallocate(fs: FsService, slot: number): number {
+  const fd = fileFd(fs, fuse_fallocate_in.fh);
+  if (fd < 0) return -EBADF;
+  const { in32 } = fs.requests;
+  const word = (at: number) => in32[ARG + (at >> 2)];
+  const { offset, length, mode } = fuse_fallocate_in;
+  const sqe = fs.loop.sqe();
+  const { ring } = fs.loop;
+  ring.prep_fallocate(sqe, fd, word(mode), word(offset), word(offset + 4), word(length), word(length + 4));
+  fs.loop.forSlot(sqe, slot);
+  return fs.later(slot, WAITS_PLAIN);
+}
+
+export function lseek(fs: FsService): number {
+  const fd = fileFd(fs, fuse_lseek_in.fh);
+  if (fd < 0) return -EBADF;
+  const { in32, out32 } = fs.requests;
+  const at = ARG + (fuse_lseek_in.offset >> 2);
+  offset32[0] = in32[at];
+  offset32[1] = in32[at + 1];
+  const found = libc.lseek(fd, offset64[0], in32[ARG + (fuse_lseek_in.whence >> 2)]);
+  if (found < 0n) return -errno();
+  offset64[0] = found;
+  out32[BODY + (fuse_lseek_out.offset >> 2)] = offset32[0];
+  out32[BODY + (fuse_lseek_out.offset >> 2) + 1] = offset32[1];
+  return fuse_lseek_out.sizeof;
+}

@@ -1,0 +1,116 @@
+/**
+ * The FUSE session of a device: one for all its loops, in shared memory. Its state is a word that each request reads.
+ *
+ * INIT and DESTROY need the session for themselves: they set the state to draining, which makes every loop refuse new requests,
+ * and wait until no loop has one in flight. There is no reader-writer lock: a loop that becomes busy says so in a word of its own
+ * before it reads the state.
+ */
+import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+
+/** Before INIT, and after DESTROY. */
+export const STATE_NEW = 0;
+export const STATE_RUNNING = 1;
+/** INIT or DESTROY waits for the requests in flight. */
+export const STATE_DRAINING = 2;
+
+const STATE = 0;
+/** Raised when all nodes and handles were forgotten. */
+const EPOCH = 1;
+/** The loop on which INIT or DESTROY waits. */
+const WAITER = 2;
+/** The client's minor version and what was agreed on. */
+const MINOR = 3;
+const FLAGS = 4;
+const FLAGS2 = 5;
+/** Per loop, a cache line each: whether it has requests in flight. */
+const BUSY = 16;
+const LINE = 16;
+
+const bytes = (loops: number) => (BUSY + loops * LINE) * 4;
+
+export function allocateSession(loops: number): HostAddr {
+  return allocate(bytes(loops)).addr;
+}
+
+export class Session {
+  readonly #words: Int32Array<ArrayBuffer>;
+  readonly #loops: number;
+  readonly #own: number;
+  readonly #index: number;
+
+  /** A loop's view of the session. */
+  constructor(addr: HostAddr, loops: number, index: number) {
+    this.#words = new Int32Array(viewAt(addr, bytes(loops)));
+    this.#loops = loops;
+    this.#index = index;
+    this.#own = BUSY + index * LINE;
+  }
+
+  get state(): number {
+    return this.#words[STATE];
+  }
+
+  get epoch(): number {
+    return this.#words[EPOCH];
+  }
+
+  get minor(): number {
+    return this.#words[MINOR];
+  }
+
+  get flags(): number {
+    return this.#words[FLAGS];
+  }
+
+  get flags2(): number {
+    return this.#words[FLAGS2];
+  }
+
+  /** This loop has requests in flight from now on. */
+  begin(): void {
+    Atomics.store(this.#words, this.#own, 1);
+    // The store is visible before any later read of the state: both accesses are sequentially consistent.
+    Atomics.load(this.#words, STATE);
+  }
+
+  /** It has none any more. Returns the loop that waits for this, or -1. */
+  end(): number {
+    Atomics.store(this.#words, this.#own, 0);
+    return Atomics.load(this.#words, STATE) === STATE_DRAINING ? this.#words[WAITER] : -1;
+  }
+
+  /** Asks for the session. False where INIT or DESTROY of another loop has asked already. */
+  drain(): boolean {
+    const w = this.#words;
+    const state = Atomics.load(w, STATE);
+    if (state === STATE_DRAINING) return false;
+    w[WAITER] = this.#index;
+    return Atomics.compareExchange(w, STATE, state, STATE_DRAINING) === state;
+  }
+
+  /** Whether no other loop has requests in flight. */
+  get othersIdle(): boolean {
+    for (let i = 0; i < this.#loops; i++) {
+      const at = BUSY + i * LINE;
+      if (at !== this.#own && Atomics.load(this.#words, at) !== 0) return false;
+    }
+    return true;
+  }
+
+  /** All nodes and handles are gone; the session is to begin. */
+  forget(): void {
+    const w = this.#words;
+    Atomics.add(w, EPOCH, 1);
+    w[MINOR] = w[FLAGS] = w[FLAGS2] = 0;
+    Atomics.store(w, STATE, STATE_NEW);
+  }
+
+  /** INIT was answered. */
+  start(minor: number, flags: number, flags2: number): void {
+    const w = this.#words;
+    w[MINOR] = minor;
+    w[FLAGS] = flags;
+    w[FLAGS2] = flags2;
+    Atomics.store(w, STATE, STATE_RUNNING);
+  }
+}

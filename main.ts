@@ -1,0 +1,16 @@
+/** The program. In a Worker it is a loop (worker.ts), so that one bundled module serves as both. */
+import { parseOptions } from "./cli/options.ts";
+import { serve } from "./cli/serve.ts";
+import { isWorker, startWorker } from "./worker.ts";
+
+const encoder = new TextEncoder();
+const say = (text: string) => void Deno.stdout.writeSync(encoder.encode(text));
+const complain = (text: string) => void Deno.stderr.writeSync(encoder.encode(text));
+
+if (isWorker()) {
+  startWorker();
+} else {
+  const parsed = await parseOptions(Deno.args, say, complain);
+  const url = (globalThis as { RINGFSD_MODULE_URL?: string }).RINGFSD_MODULE_URL ?? import.meta.url;
+  Deno.exit("exit" in parsed ? parsed.exit : await serve(parsed.options, () => new Worker(url, { type: "module" })));
+}

@@ -1,6 +1,7 @@
 /** Puts the daemon together: directory, loops, device, socket. Serves until it is told to end. */
 import { Reactor } from "../ffi/reactor.ts";
 import { libc } from "../ffi/libc.ts";
+import { raiseOpenFiles } from "../ffi/limits.ts";
 import { configSpace, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
@@ -11,6 +12,8 @@ import type { Options } from "./options.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
+/** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
+const OPEN_FILES = 1_000_000;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
@@ -27,6 +30,7 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
   const { sharedDir, socketPath, fd, tag, exitOnDisconnect, numRequestQueues, pollMaxUs, logLevel } = options;
   // The guest's modes are what it wants: it has applied its processes' umask already.
   libc.umask(0);
+  raiseOpenFiles(OPEN_FILES);
   const loops = numRequestQueues;
   const service = openShare(sharedDir, options.cache, loops);
   const ended = Promise.withResolvers<number>();

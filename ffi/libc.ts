@@ -1,9 +1,10 @@
 /**
  * libc, through the one `Deno.dlopen` of the program, and errno.
  *
- * Parameter types are chosen for FFI's fast path: a size below 2^32 is declared u32 (it reaches the 64-bit callee
- * zero-extended), a length result i32, an address or file offset u64/i64 and passed as a bigint that comes out of a
- * BigUint64Array. A number passed for a 64-bit parameter takes the slow path, thirty times as long.
+ * Parameter types are chosen for FFI's fast path: a size below 2^32 is declared u32, a length result i32, an address or
+ * file offset u64/i64 and passed as a bigint that comes out of a BigUint64Array. A number passed for a 64-bit parameter
+ * takes the slow path, thirty times as long. A u32 reaches a 64-bit callee zero-extended only among the first six arguments:
+ * later ones are on the stack, and must be declared u64.
  * Every symbol is declared with the C prototype it stands for; the caller keeps buffers alive during the call.
  */
 
@@ -37,6 +38,8 @@ const lib = Deno.dlopen("libc.so.6", {
   /** ssize_t preadv(int fd, const struct iovec *iov, int iovcnt, off_t offset) */
   preadv: { parameters: ["i32", "u64", "i32", "i64"], result: "i32" },
   pwritev: { parameters: ["i32", "u64", "i32", "i64"], result: "i32" },
+  /** ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags): RWF_* */
+  preadv2: { parameters: ["i32", "u64", "i32", "i64", "i32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
 
   // --- files

@@ -1,8 +1,8 @@
 /**
  * io_uring_register(2) in the words of liburing: io_uring_register_files(&ring, …) is register_files(ring, …).
  *
- * None of this is for the hot path. Each returns a number that is not negative or -errno; the kernel copies every argument during the
- * call. On a ring made with SINGLE_ISSUER only the ring's own thread may call them (else -EEXIST).
+ * None of this is for the hot path. Each returns a number that is not negative or -errno; the kernel copies every argument
+ * during the call. On a ring made with SINGLE_ISSUER only the ring's own thread may call them (else -EEXIST).
  */
 import { SYS } from "./arch.ts";
 import { EINVAL } from "./errno.ts";
@@ -98,8 +98,8 @@ export function unregister_eventfd(ring: Ring): number {
 }
 
 /**
- * Bounds io-wq's threads for this thread's rings: bounded work (files) and unbounded work (sockets, fifos); 0 leaves a bound as
- * it is. Returns the bounds before the call, or -errno.
+ * Bounds io-wq's threads for this thread's rings: bounded work (files) and unbounded work (sockets, fifos); 0 leaves a
+ * bound as it is. Returns the bounds before the call, or -errno.
  */
 export function register_iowq_max_workers(ring: Ring, bounded: number, unbounded: number): [number, number] | number {
   const values = Uint32Array.of(bounded, unbounded);

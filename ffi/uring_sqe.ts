@@ -65,7 +65,10 @@ export class SubmissionEntries {
     this.prep_rw(op.IORING_OP_NOP, sqe, NO_FD, 0, 0, 0, 0, 0);
   }
 
-  /** pread(2): res is the number of bytes or -errno. Linux 5.6. */
+  /**
+   * pread(2): res is the number of bytes or -errno. Linux 5.6. Cached data are copied during submit where the file system
+   * knows RWF_NOWAIT (ext4, XFS, btrfs); where it does not (tmpfs), every read goes to an io-wq thread.
+   */
   prep_read(
     sqe: number,
     fd: number,
@@ -78,7 +81,7 @@ export class SubmissionEntries {
     this.prep_rw(op.IORING_OP_READ, sqe, fd, addrLo, addrHi, nbytes, offLo, offHi);
   }
 
-  /** pwrite(2) */
+  /** pwrite(2). To an io-wq thread as prep_read, and on ext4 always. */
   prep_write(
     sqe: number,
     fd: number,

@@ -20,6 +20,8 @@ const POSITION_LO = 3;
 const POSITION_HI = 4;
 /** How often the slot was used. */
 const USES = 5;
+/** Files: what is known of reading without waiting, see ops_file.ts; 0 at first. */
+const READING = 6;
 
 /** Words of the head. */
 const USED = 0;
@@ -58,7 +60,7 @@ export class HandleTable {
     const fh = uses << 20 | slot;
     w[at + FD] = fd;
     w[at + KIND] = kind;
-    w[at + POSITION_LO] = w[at + POSITION_HI] = 0;
+    w[at + POSITION_LO] = w[at + POSITION_HI] = w[at + READING] = 0;
     // Flipped, so that a slot never used (all zeros) is no handle 0.
     Atomics.store(w, at + KEY, ~fh);
     Atomics.add(w, OPEN, 1);
@@ -85,6 +87,15 @@ export class HandleTable {
     Atomics.sub(w, OPEN, 1);
     this.#free.push(slot);
     return fd;
+  }
+
+  /** What was noted of reading a file. */
+  reading(fh: number): number {
+    return this.#words[HANDLES_AT + (fh & SLOT_MASK) * WORDS + READING];
+  }
+
+  setReading(fh: number, how: number): void {
+    this.#words[HANDLES_AT + (fh & SLOT_MASK) * WORDS + READING] = how;
   }
 
   /** Whether a directory's descriptor stands at the offset. */

@@ -14,12 +14,14 @@ import {
   O_SYNC,
   O_TRUNC,
 } from "../ffi/arch.ts";
-import { EBADF, EEXIST, EINVAL, EISDIR, ENFILE, ENXIO } from "../ffi/errno.ts";
+import { EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ENFILE, ENXIO, EOPNOTSUPP } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
-import { S_IFDIR, S_IFREG } from "../ffi/stat_layout.ts";
+import { RWF_NOWAIT, S_IFDIR, S_IFREG, statfs } from "../ffi/stat_layout.ts";
 import { IORING_FSYNC_DATASYNC } from "../ffi/uring_layout.ts";
 import { adopt, ARG, ARG_BYTE, BODY, lookupName, putEntry } from "./entry.ts";
 import { KIND_FILE } from "./handles.ts";
+import { MAX_SEGMENTS } from "../vq/requests.ts";
+import { DATA } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
 import * as wire from "./wire.ts";
 import {
@@ -52,6 +54,14 @@ const WRITE_FH = ARG + (fuse_write_in.fh >> 2);
 const WRITE_OFFSET = ARG + (fuse_write_in.offset >> 2);
 const WRITE_SIZE = ARG + (fuse_write_in.size >> 2);
 
+/** How a handle is read: tried without waiting first, by plain calls, or on the ring. */
+const READ_PLAIN = 1;
+const READ_ON_RING = 2;
+/** File systems without a "do not wait", whose files are in memory anyway: tmpfs, ramfs, hugetlbfs (linux/magic.h). */
+const MEMORY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
+
+const statfsBytes = new Uint8Array(statfs.sizeof);
+const statfs32 = new Uint32Array(statfsBytes.buffer);
 const offset64 = new BigInt64Array(1);
 const offset32 = new Uint32Array(offset64.buffer);
 
@@ -136,48 +146,98 @@ function answerOpen(fs: FsService, node: number, fd: number): number {
   return opened;
 }
 
+/**
+ * Reads without waiting, by a plain call, what is in the page cache; what is not is left to the ring. Either goes straight to the
+ * guest's memory. A plain call costs less than an SQE and its CQE even in a batch, and a tmpfs does nothing on the ring without a
+ * worker thread: docs/ARCHITECTURE.md has the figures.
+ */
 export function read(fs: FsService, slot: number): number {
-  const { requests, loop } = fs;
+  const { requests } = fs;
   const { in32 } = requests;
-  const fd = fs.handles.fd(in32[READ_FH], in32[READ_FH + 1], KIND_FILE);
+  const fh = in32[READ_FH];
+  const fd = fs.handles.fd(fh, in32[READ_FH + 1], KIND_FILE);
   if (fd < 0) return -EBADF;
-  const offLo = in32[READ_OFFSET];
-  const offHi = in32[READ_OFFSET + 1];
-  // All ones would mean "where the file stands" to the ring.
-  if (offHi > 0x7fffffff) return -EINVAL;
+  // A negative offset; and all ones would mean "where the file stands" to the ring.
+  if (in32[READ_OFFSET + 1] > 0x7fffffff) return -EINVAL;
   const room = requests.writableBytes[slot] - OUT_HEADER;
   const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
   if (size <= 0) return 0;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
-  const sqe = loop.sqe();
+  const how = fs.handles.reading(fh);
+  if (how === READ_ON_RING) return readLater(fs, slot, fd, count);
+  offset32[0] = in32[READ_OFFSET];
+  offset32[1] = in32[READ_OFFSET + 1];
+  const n = libc.preadv2(fd, requests.iovAddr[slot], count, offset64[0], how === READ_PLAIN ? 0 : RWF_NOWAIT);
+  // Less than asked for may be the file's end, or the end of what is cached.
+  if (n === size || (n >= 0 && how === READ_PLAIN)) {
+    fs.dataBytes = n;
+    return DATA;
+  }
+  if (n >= 0) return readLater(fs, slot, fd, count);
+  const failed = errno();
+  if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
+  if (failed !== EOPNOTSUPP) return -failed;
+  const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
+  fs.handles.setReading(fh, memory ? READ_PLAIN : READ_ON_RING);
+  return memory ? read(fs, slot) : readLater(fs, slot, fd, count);
+}
+
+function readLater(fs: FsService, slot: number, fd: number, count: number): number {
+  const { requests, loop } = fs;
+  const { in32, iov32 } = requests;
   const { ring } = loop;
-  if (count === 1) ring.prep_read(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, size, offLo, offHi);
-  else ring.prep_readv(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, count, offLo, offHi);
+  const offLo = in32[READ_OFFSET];
+  const offHi = in32[READ_OFFSET + 1];
+  const sqe = loop.sqe();
+  const at = slot * MAX_SEGMENTS * 4;
+  if (count === 1) ring.prep_read(sqe, fd, iov32[at], iov32[at + 1], iov32[at + 2], offLo, offHi);
+  else ring.prep_readv(sqe, fd, requests.iovAddrLo(slot), requests.iovAddrHi(slot), count, offLo, offHi);
   loop.forSlot(sqe, slot);
   return fs.later(slot, WAITS_READ);
 }
 
+/** Writes by a plain call, which is a copy to the page cache in the usual case; on the ring while the disk makes writers wait. */
 export function write(fs: FsService, slot: number): number {
-  const { requests, loop } = fs;
-  const { in32 } = requests;
+  const { requests } = fs;
+  const { in32, out32 } = requests;
   const fd = fs.handles.fd(in32[WRITE_FH], in32[WRITE_FH + 1], KIND_FILE);
   if (fd < 0) return -EBADF;
-  const offLo = in32[WRITE_OFFSET];
-  const offHi = in32[WRITE_OFFSET + 1];
-  if (offHi > 0x7fffffff) return -EINVAL;
+  if (in32[WRITE_OFFSET + 1] > 0x7fffffff) return -EINVAL;
   const size = in32[WRITE_SIZE];
   if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
-  if (size === 0) {
-    requests.out32[BODY] = requests.out32[BODY + 1] = 0;
-    return wire.fuse_write_out.sizeof;
-  }
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
-  const sqe = loop.sqe();
+  if (fs.writes.throttled) return writeLater(fs, slot, fd, count);
+  offset32[0] = in32[WRITE_OFFSET];
+  offset32[1] = in32[WRITE_OFFSET + 1];
+  fs.writes.before();
+  const n = libc.pwritev(fd, requests.iovAddr[slot], count, offset64[0]);
+  fs.writes.after();
+  if (n < 0) {
+    const failed = errno();
+    return failed === EINTR ? writeLater(fs, slot, fd, count) : -failed;
+  }
+  out32[BODY] = n;
+  out32[BODY + 1] = 0;
+  return wire.fuse_write_out.sizeof;
+}
+
+function writeLater(fs: FsService, slot: number, fd: number, count: number): number {
+  const { requests, loop } = fs;
+  const { in32, iov32 } = requests;
   const { ring } = loop;
-  if (count === 1) ring.prep_write(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, size, offLo, offHi);
-  else ring.prep_writev(sqe, fd, requests.iovAddrLo, requests.iovAddrHi, count, offLo, offHi);
+  const offLo = in32[WRITE_OFFSET];
+  const offHi = in32[WRITE_OFFSET + 1];
+  const sqe = loop.sqe();
+  const at = slot * MAX_SEGMENTS * 4;
+  if (count === 1) ring.prep_write(sqe, fd, iov32[at], iov32[at + 1], iov32[at + 2], offLo, offHi);
+  else ring.prep_writev(sqe, fd, requests.iovAddrLo(slot), requests.iovAddrHi(slot), count, offLo, offHi);
   loop.forSlot(sqe, slot);
   return fs.later(slot, WAITS_WRITE);
+}
+
+/** f_type of statfs(2) for an open file, or 0. */
+function fileSystemType(fd: number): number {
+  return libc.fstatfs(fd, statfsBytes) < 0 ? 0 : statfs32[statfs.f_type >> 2];
 }
 
 /** The descriptor of the file handle at word `at` of the request, or -1. */

@@ -1,6 +1,8 @@
 /**
  * What a handler returns besides the number of bytes that it put behind the header in the out buffer, and -errno: the request
- * ends with a completion on the ring, or it has no reply.
+ * ends with a completion on the ring, or it has no reply, or its data is in place.
  */
 export const LATER = -5000;
 export const NO_REPLY = -5001;
+/** The reply is a header and `FsService.dataBytes` that the kernel has put into guest memory already. */
+export const DATA = -5002;

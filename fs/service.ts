@@ -14,9 +14,10 @@ import { HandleTable } from "./handles.ts";
 import { NodeTable } from "./nodes.ts";
 import { opcodes } from "./opcodes.ts";
 import { ProcPath } from "./proc_path.ts";
-import { LATER, NO_REPLY } from "./results.ts";
+import { DATA, LATER, NO_REPLY } from "./results.ts";
 import { Session, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import { WriteWatch } from "./write_watch.ts";
 import { FUSE_BATCH_FORGET, FUSE_FORGET, fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
 
 /** Requests up to this many bytes are copied out of guest memory at once; larger ones when their opcode is known to need it. */
@@ -50,12 +51,15 @@ export class FsService implements Service {
   readonly stat = new StatBuffer();
   readonly proc: ProcPath;
   readonly credentials: Credentials;
+  readonly writes = new WriteWatch();
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
 
   /** The request being handled: its length, header included, and its node's slot, or 0 where the nodeid names nothing. */
   len = 0;
   node = 0;
+  /** With DATA: how many bytes. */
+  dataBytes = 0;
 
   /** Closes a descriptor that was taken out of a shared table. */
   readonly retire = (fd: number): void => this.loop.grace.retire(fd);
@@ -126,6 +130,7 @@ export class FsService implements Service {
     this.node = this.nodes.find(in32[NODEID], in32[NODEID + 1]);
     if (this.node === 0 && op.needsNode) return op.noReply ? 0 : this.reply(slot, -ENOENT);
     const result = op.handler(this, slot);
+    if (result === DATA) return this.#replyData(slot, this.dataBytes);
     if (result === LATER) return PENDING;
     return result === NO_REPLY ? 0 : this.reply(slot, result);
   }

@@ -3,7 +3,7 @@
  * allocates nothing. A slot holds the descriptor chain, read once out of guest memory into private numbers and checked there
  * (VIRTIO 1.3, 2.7.13); the guest may rewrite its descriptors afterwards as it likes.
  */
-import { addressOf, allocate, type Mapping } from "../ffi/memory.ts";
+import { addressOf, allocate } from "../ffi/memory.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { Queue } from "./queue.ts";
 
@@ -43,12 +43,12 @@ export class Requests {
   readonly out: Uint8Array<ArrayBuffer>;
   readonly out32: Uint32Array<ArrayBuffer>;
 
-  /** The iovec that `iovecs` made last: where it is, as two halves and as the bigint that FFI takes. */
-  iovAddrLo = 0;
-  iovAddrHi = 0;
+  /** Where each slot's iovec array lies: a bigint comes out of here cheaply, as FFI wants it. */
+  readonly iovAddr = new BigUint64Array(SLOTS);
+  /** Words of all iovec arrays: base lo, base hi, length, 0; slot s begins at s * MAX_SEGMENTS * 4. */
+  readonly iov32: Uint32Array<ArrayBuffer>;
 
-  readonly #iov: Mapping;
-  readonly #iov32: Uint32Array<ArrayBuffer>;
+  readonly #iovWords = new Uint32Array(this.iovAddr.buffer);
   readonly #free = new Uint16Array(SLOTS);
   #freeCount = SLOTS;
   // The chain being read.
@@ -58,8 +58,9 @@ export class Requests {
   constructor() {
     this.segOffset = new Float64Array(allocate(SLOTS * MAX_SEGMENTS * 8).buffer);
     this.segLen = new Uint32Array(allocate(SLOTS * MAX_SEGMENTS * 4).buffer);
-    this.#iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
-    this.#iov32 = new Uint32Array(this.#iov.buffer);
+    const iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
+    this.iov32 = new Uint32Array(iov.buffer);
+    for (let i = 0; i < SLOTS; i++) this.iovAddr[i] = BigInt(iov.addr + i * MAX_SEGMENTS * IOVEC_BYTES);
     this.in = new Uint8Array(allocate(IN_BYTES).buffer);
     this.in32 = new Uint32Array(this.in.buffer);
     this.out = new Uint8Array(allocate(OUT_BYTES).buffer);
@@ -219,25 +220,19 @@ export class Requests {
   }
 
   /**
-   * Makes the slot's iovec array over `bytes` of its readable (or writable) segments behind the first `skip`. Returns the number of
-   * iovecs, and sets `iovAddrLo` and `iovAddrHi` to the array, or, where one segment holds all, to the data itself.
+   * Makes the slot's iovec array over `bytes` of its readable (or writable) segments behind the first `skip`. There must be as many.
+   * Returns the number of iovecs.
    */
   iovecs(slot: number, memory: GuestMemory, write: boolean, skip: number, bytes: number): number {
+    const iov = this.iov32;
     const base = slot * MAX_SEGMENTS;
     let at = base + (write ? this.readable[slot] : 0);
     const end = at + (write ? this.writable[slot] : this.readable[slot]);
     while (at < end && skip >= this.segLen[at]) skip -= this.segLen[at++];
-    if (at === end) return 0;
-    if (this.segLen[at] - skip >= bytes) {
-      const addr = memory.addr + this.segOffset[at] + skip;
-      this.iovAddrLo = addr >>> 0;
-      this.iovAddrHi = (addr / TWO32) >>> 0;
-      return 1;
-    }
-    const iov = this.#iov32;
     let count = 0;
     for (; at < end && bytes > 0; at++) {
-      const n = Math.min(this.segLen[at] - skip, bytes);
+      const rest = this.segLen[at] - skip;
+      const n = rest < bytes ? rest : bytes;
       const addr = memory.addr + this.segOffset[at] + skip;
       const to = (base + count++) * 4;
       iov[to] = addr >>> 0;
@@ -247,9 +242,15 @@ export class Requests {
       bytes -= n;
       skip = 0;
     }
-    const array = this.#iov.addr + base * IOVEC_BYTES;
-    this.iovAddrLo = array >>> 0;
-    this.iovAddrHi = (array / TWO32) >>> 0;
     return count;
+  }
+
+  /** The halves of the address of a slot's iovec array. */
+  iovAddrLo(slot: number): number {
+    return this.#iovWords[slot * 2];
+  }
+
+  iovAddrHi(slot: number): number {
+    return this.#iovWords[slot * 2 + 1];
   }
 }

@@ -14,8 +14,11 @@ const MAX_WRITE = MAX_PAGES * 4096;
 const MAX_BACKGROUND = 0xffff;
 const CONGESTION_THRESHOLD = MAX_BACKGROUND * 3 / 4;
 
-/** What is offered to a client that knows it. */
-const OFFERED = wire.FUSE_ASYNC_READ | wire.FUSE_BIG_WRITES | wire.FUSE_ATOMIC_O_TRUNC | wire.FUSE_PARALLEL_DIROPS |
+/**
+ * What is offered to a client that knows it. Not ATOMIC_O_TRUNC as long as HANDLE_KILLPRIV_V2 is not: a client with the one and
+ * without the other does not clear set-user-ID bits when a file is opened to be truncated.
+ */
+const OFFERED = wire.FUSE_ASYNC_READ | wire.FUSE_BIG_WRITES | wire.FUSE_PARALLEL_DIROPS |
   wire.FUSE_AUTO_INVAL_DATA | wire.FUSE_DO_READDIRPLUS | wire.FUSE_READDIRPLUS_AUTO | wire.FUSE_ASYNC_DIO |
   wire.FUSE_MAX_PAGES | wire.FUSE_INIT_EXT;
 const OFFERED2 = 0;

@@ -1,0 +1,103 @@
+import assert from "node:assert/strict";
+import { type Options, parseOptions } from "../../cli/options.ts";
+
+async function parse(...args: string[]) {
+  let said = "";
+  let complained = "";
+  const parsed = await parseOptions(args, (text) => void (said += text), (text) => void (complained += text));
+  return { parsed, said, complained };
+}
+
+async function options(...args: string[]): Promise<Options> {
+  const { parsed, complained } = await parse(...args);
+  assert.equal(complained, "");
+  assert.ok("options" in parsed);
+  return parsed.options;
+}
+
+/** What is wrong must be one line that has all of `words`, and the status 2. */
+async function refused(args: string[], ...words: string[]) {
+  const { parsed, said, complained } = await parse(...args);
+  assert.deepEqual(parsed, { exit: 2 }, args.join(" "));
+  assert.equal(said, "");
+  assert.match(complained, /^ringfsd: [^\n]+\n$/);
+  for (const word of words) assert.ok(complained.includes(word), `${complained.trim()} lacks ${word}`);
+}
+
+const base = ["--socket-path", "/s", "--shared-dir", "/d"];
+
+Deno.test("parseOptions() defaults", async () => {
+  assert.deepEqual(await options(...base), {
+    sharedDir: "/d",
+    socketPath: "/s",
+    cache: "auto",
+    numRequestQueues: navigator.hardwareConcurrency,
+    pollMaxUs: 32,
+    exitOnDisconnect: false,
+    logLevel: "info",
+  });
+});
+
+Deno.test("parseOptions() takes both ways to give a value", async () => {
+  const given = await options(
+    "--fd=3",
+    "--shared-dir=/d",
+    "--tag=t",
+    "--cache=never",
+    "--num-request-queues=3",
+    "--poll-max-us",
+    "0",
+    "--exit-on-disconnect",
+    "--log-level=off",
+    "--sandbox=none",
+  );
+  assert.deepEqual(given, {
+    sharedDir: "/d",
+    fd: 3,
+    tag: "t",
+    cache: "never",
+    numRequestQueues: 3,
+    pollMaxUs: 0,
+    exitOnDisconnect: true,
+    logLevel: "off",
+  });
+});
+
+Deno.test("parseOptions() reads cache=none as never", async () => {
+  assert.equal((await options(...base, "--cache", "none")).cache, "never");
+});
+
+Deno.test("parseOptions() refuses with a line that says what and why", async () => {
+  await refused([], "--shared-dir");
+  await refused(["--shared-dir", "/d"], "--socket-path");
+  await refused(["--socket-path", "/s"], "--shared-dir");
+  await refused([...base, "--fd=3"], "--fd", "--socket-path");
+  await refused([...base, "--cache=sometimes"], "sometimes", "never");
+  await refused([...base, "--num-request-queues=0"], "--num-request-queues", "1 to 64");
+  await refused([...base, "--num-request-queues=1e1"], "--num-request-queues");
+  await refused([...base, "--poll-max-us=-1"], "poll-max-us");
+  await refused([...base, "--fd=x"], "--fd", "whole number");
+  await refused([...base, "--tag="], "--tag");
+  await refused([...base, "--tag", "t".repeat(37)], "--tag", "36");
+  await refused([...base, "--sandbox=namespace"], "--sandbox");
+  await refused([...base, "--log-level=loud"], "loud");
+  await refused([...base, "--shraed-dir=/d"], "--shared-dir");
+  await refused([...base, "more"], "more");
+});
+
+Deno.test("parseOptions() --version, --help and --print-capabilities say and end with 0", async () => {
+  const { parsed, said } = await parse("--version");
+  assert.deepEqual(parsed, { exit: 0 });
+  assert.match(said, /^ringfsd \S+\n$/);
+  const help = await parse("--help");
+  assert.deepEqual(help.parsed, { exit: 0 });
+  for (const option of ["shared-dir", "socket-path", "cache", "poll-max-us"]) {
+    assert.ok(help.said.includes(option), option);
+  }
+  const capabilities = await parse("--print-capabilities");
+  assert.equal(JSON.parse(capabilities.said).type, "fs");
+});
+
+Deno.test("parseOptions() tag of 36 bytes is the longest", async () => {
+  assert.equal((await options(...base, "--tag", "t".repeat(36))).tag?.length, 36);
+});

@@ -18,8 +18,8 @@ export function createEventfd(nonblock = true): number {
 }
 
 /**
- * Adds one to the counter and so wakes whoever waits. Returns 0 or -errno. A counter at its limit (EAGAIN) counts as success:
- * its reader is awake anyway. Allocates nothing: the data path calls it.
+ * Adds one to the counter and so wakes whoever waits. Returns 0 or -errno. A counter at its limit (EAGAIN) counts as
+ * success: its reader is awake anyway. Allocates nothing: the data path calls it.
  */
 export function signal(fd: number): number {
   while (libc.write(fd, one, 8) < 0) {

@@ -1,6 +1,7 @@
 /**
- * Waits for descriptors on the control plane without blocking its isolate: one epoll descriptor, epoll(7), and at most one
- * `epoll_wait` on a thread of Deno's pool. Nothing pends while nobody waits, so an idle reactor keeps no process alive.
+ * Waits for descriptors on the control plane without blocking its isolate: one epoll descriptor, epoll(7), and at
+ * most one `epoll_wait` on a thread of Deno's pool. Nothing pends while nobody waits, so an idle reactor keeps no
+ * process alive.
  *
  * Threads of Deno's pool take 20–55 µs to answer: not for the data path.
  */
@@ -61,9 +62,9 @@ export class Reactor {
   }
 
   /**
-   * Resolves with true when a read would not block: data, a connection, the end of the stream or an error is there. Resolves with
-   * false when the descriptor was forgotten or the reactor closed meanwhile. One waiter per descriptor and direction. Throws
-   * SystemError where the descriptor cannot be waited for (EBADF, or EPERM for a regular file).
+   * Resolves with true when a read would not block: data, a connection, the end of the stream or an error is there.
+   * Resolves with false when the descriptor was forgotten or the reactor closed meanwhile. One waiter per descriptor
+   * and direction. Throws SystemError where the descriptor cannot be waited for (EBADF, or EPERM for a regular file).
    */
   readable(fd: number): Promise<boolean> {
     return this.#wait(fd, "onReadable");

@@ -1,8 +1,8 @@
 /**
  * UNIX stream sockets that carry descriptors: unix(7), sendmsg(2), recvmsg(2), cmsg(3).
  *
- * For control planes. What the kernel follows pointers to (message header, iovec, control data, bytes) lies in one mmapped
- * page range of this isolate, so nothing moves under it; the caller's bytes are copied in and out.
+ * For control planes. What the kernel follows pointers to (message header, iovec, control data, bytes) lies in one
+ * mmapped page range of this isolate, so nothing moves under it; the caller's bytes are copied in and out.
  */
 import { EADDRINUSE, EAGAIN, ECONNREFUSED, EINTR, ENOENT } from "./errno.ts";
 import { O_NONBLOCK } from "./arch.ts";
@@ -95,8 +95,8 @@ export interface Received {
 }
 
 /**
- * recvmsg(2) with MSG_CMSG_CLOEXEC: takes at most `into.length` (and at most 64 KiB) bytes and the descriptors that came with
- * them. There is always room for as many as the kernel passes at once, so none is ever lost unseen.
+ * recvmsg(2) with MSG_CMSG_CLOEXEC: takes at most `into.length` (and at most 64 KiB) bytes and the descriptors that
+ * came with them. There is always room for as many as the kernel passes at once, so none is ever lost unseen.
  */
 export function receive(fd: number, into: Uint8Array, maxFds: number): Received {
   const area = scratch();
@@ -137,9 +137,9 @@ function receivedDescriptors(view: DataView): number[] {
 }
 
 /**
- * sendmsg(2) with MSG_NOSIGNAL: sends at most 64 KiB of `bytes`, and with them the descriptors, which stay the caller's. Returns
- * the count of bytes sent, maybe fewer than given, or -errno. Descriptors go with at least one byte: a result above
- * 0 means that they are on their way and must not be sent again.
+ * sendmsg(2) with MSG_NOSIGNAL: sends at most 64 KiB of `bytes`, and with them the descriptors, which stay the
+ * caller's. Returns the count of bytes sent, maybe fewer than given, or -errno. Descriptors go with at least one
+ * byte: a result above 0 means that they are on their way and must not be sent again.
  */
 export function send(fd: number, bytes: Uint8Array, fds: readonly number[] = []): number {
   if (fds.length > DESCRIPTORS_MAX) throw new RangeError(`at most ${DESCRIPTORS_MAX} descriptors go with a message`);
@@ -182,8 +182,8 @@ export interface ListenOptions {
 }
 
 /**
- * A listening socket at a path: nonblocking, closed on exec. The file of a socket whose owner is gone is replaced. Throws an
- * Error that says what to do where the path is too long, is no socket, or is in use by a live process.
+ * A listening socket at a path: nonblocking, closed on exec. The file of a socket whose owner is gone is replaced.
+ * Throws an Error that says what to do where the path is too long, is no socket, or is in use by a live process.
  */
 export function listenUnix(path: string, options: ListenOptions = {}): number {
   const where = address(path);
@@ -212,8 +212,8 @@ function bindWithMode(fd: number, where: Uint8Array<ArrayBuffer>, mode: number |
 }
 
 /**
- * Removes the file of a socket that nobody has open any more; does nothing where there is no file. Throws an Error where the
- * path is something else, or a socket in use.
+ * Removes the file of a socket that nobody has open any more; does nothing where there is no file. Throws an Error
+ * where the path is something else, or a socket in use.
  */
 export function removeStaleSocket(path: string): void {
   const info = new Uint8Array(statx.sizeof);
@@ -238,8 +238,8 @@ export function removeStaleSocket(path: string): void {
 }
 
 /**
- * Whether a process has the socket at a path open: ECONNREFUSED if not, 0 if so, else the errno that kept us from learning it.
- * A datagram socket asks, so a live stream socket answers EPROTOTYPE and its owner sees no connection.
+ * Whether a process has the socket at a path open: ECONNREFUSED if not, 0 if so, else the errno that kept us from
+ * learning it. A datagram socket asks, so a live stream socket answers EPROTOTYPE and its owner sees no connection.
  */
 function probe(path: string): number {
   const EPROTOTYPE = 91;

@@ -3,7 +3,7 @@
  * reads it, so that another can take its place.
  */
 import { buildApplication, buildCommand, run } from "@stricli/core";
-import type { CachePolicy } from "../fs/config.ts";
+import { type CachePolicy, defaultOptions, type FsOptions } from "../fs/config.ts";
 import { version } from "./version.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
@@ -16,7 +16,7 @@ export interface Options {
   fd?: number;
   /** Shown in the device's configuration space. */
   tag?: string;
-  cache: CachePolicy;
+  fs: FsOptions;
   numRequestQueues: number;
   pollMaxUs: number;
   exitOnDisconnect: boolean;
@@ -198,7 +198,7 @@ function decide(given: Flags, say: (text: string) => void): Parsed | { complaint
   }
   const options: Options = {
     sharedDir,
-    cache: given.cache === "none" ? "never" : given.cache,
+    fs: { ...defaultOptions, cache: given.cache === "none" ? "never" : given.cache },
     numRequestQueues: given["num-request-queues"] ?? Math.min(QUEUES_MAX, navigator.hardwareConcurrency),
     pollMaxUs: given["poll-max-us"],
     exitOnDisconnect: given["exit-on-disconnect"],

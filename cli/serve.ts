@@ -32,7 +32,7 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
   libc.umask(0);
   raiseOpenFiles(OPEN_FILES);
   const loops = numRequestQueues;
-  const service = openShare(sharedDir, options.cache, loops);
+  const service = openShare(sharedDir, options.fs, loops);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,

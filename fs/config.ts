@@ -4,12 +4,61 @@ import type { HostAddr } from "../ffi/memory.ts";
 /** How long the guest may keep what it was told, as virtiofsd's --cache names it. */
 export type CachePolicy = "never" | "auto" | "metadata" | "always";
 
+/** What the command line says about the file system; virtiofsd's options of the same names say more. */
+export interface FsOptions {
+  cache: CachePolicy;
+  /** Extended attributes reach the host's files, mapped by the rules (--xattrmap's language; empty: unchanged). */
+  xattr: boolean;
+  xattrMap: string;
+  posixAcl: boolean;
+  securityLabel: boolean;
+  /** Every change is refused with EROFS. */
+  readonly: boolean;
+  /** Set-user-ID, set-group-ID bits and capabilities are cleared here, not by the client. */
+  killprivV2: boolean;
+  writeback: boolean;
+  allowDirectIo: boolean;
+  allowMmap: boolean;
+  readdirplus: boolean;
+  /** O_NOATIME of the client is kept; else it is not passed on. */
+  preserveNoatime: boolean;
+  announceSubmounts: boolean;
+  inodeFileHandles: "never" | "prefer" | "mandatory";
+  /** Locks of the client are taken on the host. */
+  posixLock: boolean;
+  flock: boolean;
+  /** --translate-uid and --translate-gid, one rule each. */
+  translateUid: string[];
+  translateGid: string[];
+}
+
+export const defaultOptions: FsOptions = {
+  cache: "auto",
+  xattr: false,
+  xattrMap: "",
+  posixAcl: false,
+  securityLabel: false,
+  readonly: false,
+  killprivV2: false,
+  writeback: false,
+  allowDirectIo: false,
+  allowMmap: false,
+  readdirplus: true,
+  preserveNoatime: false,
+  announceSubmounts: true,
+  inodeFileHandles: "never",
+  posixLock: false,
+  flock: false,
+  translateUid: [],
+  translateGid: [],
+};
+
 export interface FsConfig {
   /** O_PATH descriptor of the shared directory. */
   rootFd: number;
   /** O_PATH descriptor of /proc/self/fd, through which O_PATH descriptors are opened. */
   procFd: number;
-  cache: CachePolicy;
+  options: FsOptions;
   /** The daemon may act as any user: it is root. */
   privileged: boolean;
   /** Loops of the process at most. */

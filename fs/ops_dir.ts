@@ -36,7 +36,7 @@ export function opendir(fs: FsService): number {
   if (fs.nodes.type(fs.node) !== S_IFDIR) return -ENOTDIR;
   const fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fd;
-  const flags = fs.config.cache === "always" ? wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR : 0;
+  const flags = fs.config.options.cache === "always" ? wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR : 0;
   return putOpen(fs, BODY, fd, KIND_DIR, flags);
 }
 

@@ -67,8 +67,8 @@ const offset32 = new Uint32Array(offset64.buffer);
 
 /** FOPEN_* bits of a file, by the cache policy. */
 function openFlags(fs: FsService): number {
-  if (fs.config.cache === "never" || fs.config.cache === "metadata") return wire.FOPEN_DIRECT_IO;
-  return fs.config.cache === "always" ? wire.FOPEN_KEEP_CACHE : 0;
+  if (fs.config.options.cache === "never" || fs.config.options.cache === "metadata") return wire.FOPEN_DIRECT_IO;
+  return fs.config.options.cache === "always" ? wire.FOPEN_KEEP_CACHE : 0;
 }
 
 /** Writes struct fuse_open_out at word `at`, for a descriptor that the table takes over. Returns its bytes, or -errno. */

@@ -88,7 +88,7 @@ export class FsService implements Service {
     this.handles = new HandleTable(config.handles);
     this.proc = new ProcPath(config.procFd);
     this.credentials = new Credentials(config.privileged);
-    this.timeout = timeoutSeconds(config.cache);
+    this.timeout = timeoutSeconds(config.options.cache);
     this.#epoch = this.session.epoch;
   }
 

@@ -1,7 +1,7 @@
 /** A shared directory: opened once, with the shared memory that its loops work on. For the control plane. */
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from "../ffi/arch.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
-import type { CachePolicy, FsConfig } from "./config.ts";
+import type { FsConfig, FsOptions } from "./config.ts";
 import { allocateHandles } from "./handles.ts";
 import { allocateNodes, NodeTable } from "./nodes.ts";
 import { allocateSession } from "./session.ts";
@@ -12,7 +12,7 @@ import { virtio_fs_config } from "./wire.ts";
  * Opens a directory to be shared, and takes the memory of its tables. `loops` is how many may serve it. Throws an Error that says
  * what is wrong with the directory.
  */
-export function openShare(dir: string, cache: CachePolicy, loops: number): FsConfig {
+export function openShare(dir: string, options: FsOptions, loops: number): FsConfig {
   const rootFd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
   if (rootFd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
   const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
@@ -24,7 +24,7 @@ export function openShare(dir: string, cache: CachePolicy, loops: number): FsCon
   return {
     rootFd,
     procFd,
-    cache,
+    options,
     privileged: libc.geteuid() === 0,
     loops,
     session: allocateSession(loops),

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { defaultOptions } from "../../fs/config.ts";
 import { type Options, parseOptions } from "../../cli/options.ts";
 
 async function parse(...args: string[]) {
@@ -30,7 +31,7 @@ Deno.test("parseOptions() defaults", async () => {
   assert.deepEqual(await options(...base), {
     sharedDir: "/d",
     socketPath: "/s",
-    cache: "auto",
+    fs: defaultOptions,
     numRequestQueues: navigator.hardwareConcurrency,
     pollMaxUs: 32,
     exitOnDisconnect: false,
@@ -55,7 +56,7 @@ Deno.test("parseOptions() takes both ways to give a value", async () => {
     sharedDir: "/d",
     fd: 3,
     tag: "t",
-    cache: "never",
+    fs: { ...defaultOptions, cache: "never" },
     numRequestQueues: 3,
     pollMaxUs: 0,
     exitOnDisconnect: true,
@@ -64,7 +65,7 @@ Deno.test("parseOptions() takes both ways to give a value", async () => {
 });
 
 Deno.test("parseOptions() reads cache=none as never", async () => {
-  assert.equal((await options(...base, "--cache", "none")).cache, "never");
+  assert.equal((await options(...base, "--cache", "none")).fs.cache, "never");
 });
 
 Deno.test("parseOptions() refuses with a line that says what and why", async () => {

@@ -41,7 +41,7 @@ export class FakeDevice implements VirtioDevice {
   /** How many requests a queue is thought to serve before it stops. */
   served = 0;
   /** The reason for the next rejection of a call. */
-  reject: Partial<Record<"setMemory" | "startQueue" | "stopQueue" | "reset", string>> = {};
+  reject: Partial<Record<"setMemory" | "startQueue" | "setCall" | "stopQueue" | "reset", string>> = {};
   /** What broke the contract. */
   complaints: string[] = [];
   #busy = false;
@@ -60,6 +60,18 @@ export class FakeDevice implements VirtioDevice {
     }
     this.running.set(index, setup);
     this.lastSetup = setup;
+  }
+
+  async setCall(index: number, callFd: number, errFd: number): Promise<void> {
+    const setup = this.running.get(index);
+    if (setup === undefined) this.complaints.push(`queue ${index} does not run`);
+    // The old ones are in use until this has resolved.
+    for (const fd of [setup!.callFd, setup!.errFd, callFd, errFd]) {
+      if (fd !== -1 && !isOpen(fd)) this.complaints.push(`descriptor ${fd} of queue ${index} is closed`);
+    }
+    await this.#call("setCall", `${index}`);
+    setup!.callFd = callFd;
+    setup!.errFd = errFd;
   }
 
   async stopQueue(index: number): Promise<number> {

@@ -1,0 +1,86 @@
+/**
+ * What a daemon costs: CPU time and memory of a process and all its descendants, by proc(5) and the CPU clocks of clock_getres(2).
+ */
+import { libc } from "../ffi/libc.ts";
+import { allocate } from "../ffi/memory.ts";
+
+const CLOCK_MONOTONIC = 1;
+
+const timespec = allocate(4096);
+const timespecWords = new Uint32Array(timespec.buffer, 0, 4);
+
+/** clock_gettime(2) in nanoseconds, exact as a number for the clocks used here; NaN where it fails. Costs about 40 ns. */
+function clockNs(clock: number): number {
+  if (libc.clock_gettime(clock, timespec.pointer) !== 0) return NaN;
+  return (timespecWords[0] + timespecWords[1] * 0x1_0000_0000) * 1e9 + timespecWords[2];
+}
+
+/** The monotonic clock in nanoseconds. */
+export function monotonicNs(): number {
+  return clockNs(CLOCK_MONOTONIC);
+}
+
+/**
+ * CPU time in nanoseconds of a process, its threads that have ended included: the clock that clock_getcpuclockid(3) names.
+ * 0 where there is no such process.
+ */
+export function cpuNs(pid: number): number {
+  const ns = clockNs((~pid << 3) | 2);
+  return Number.isNaN(ns) ? 0 : ns;
+}
+
+function read(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return "";
+  }
+}
+
+/** A process and its living descendants. */
+export function processTree(pid: number): number[] {
+  const list = [pid];
+  for (let i = 0; i < list.length; i++) {
+    let tasks: string[] = [];
+    try {
+      tasks = Array.from(Deno.readDirSync(`/proc/${list[i]}/task`), (entry) => entry.name);
+    } catch { /* it has ended */ }
+    for (const task of tasks) {
+      const children = read(`/proc/${list[i]}/task/${task}/children`).trim();
+      if (children !== "") list.push(...children.split(" ").map(Number));
+    }
+  }
+  return list;
+}
+
+/** CPU time in nanoseconds of a process and its living descendants. */
+export function treeCpuNs(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => sum + cpuNs(pid), 0);
+}
+
+/** Memory in bytes, from smaps_rollup: resident, proportional, and proportional without shared memory (guest pages, tmpfs). */
+export interface MemoryUse {
+  rss: number;
+  pss: number;
+  pssOwn: number;
+}
+
+/** The memory of some processes together. */
+export function memoryUse(pids: readonly number[]): MemoryUse {
+  const sum = { rss: 0, pss: 0, pssOwn: 0 };
+  for (const pid of pids) {
+    const text = read(`/proc/${pid}/smaps_rollup`);
+    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) * 1024;
+    sum.rss += field("Rss");
+    sum.pss += field("Pss");
+    sum.pssOwn += field("Pss") - field("Pss_Shmem");
+  }
+  return sum;
+}
+
+/** CPU time in nanoseconds of the whole machine, stolen time included, by /proc/stat; steps of 10 ms. */
+export function machineBusyNs(): number {
+  // user nice system idle iowait irq softirq steal
+  const ticks = read("/proc/stat").split("\n", 1)[0].split(/\s+/).slice(1, 9).map(Number);
+  return ticks.reduce((sum, value, i) => i === 3 || i === 4 ? sum : sum + value, 0) * 1e7;
+}

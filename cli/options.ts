@@ -1,13 +1,15 @@
 /**
- * The command line: virtiofsd's names and meanings where it has the option too. The only module that knows the library that
- * reads it, so that another can take its place.
+ * The command line, read and checked. The only module that knows the library that reads it, so that another can take its place;
+ * flags.ts has the options, arguments.ts what is done before.
  */
 import { buildApplication, buildCommand, run } from "@stricli/core";
-import { type CachePolicy, defaultOptions, type FsOptions } from "../fs/config.ts";
+import { defaultOptions, type FsOptions } from "../fs/config.ts";
+import { createIds } from "../fs/idmap.ts";
+import { arrange, type Shape } from "./arguments.ts";
+import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
 import { version } from "./version.ts";
 
-export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
-export type LogLevel = typeof LOG_LEVELS[number];
+export { LOG_LEVELS, type LogLevel };
 
 export interface Options {
   sharedDir: string;
@@ -18,7 +20,11 @@ export interface Options {
   tag?: string;
   fs: FsOptions;
   numRequestQueues: number;
+  /** Helper threads at most; 0: the usual number. */
+  threadPoolSize: number;
   pollMaxUs: number;
+  /** Open files to ask for; 0: as it is. */
+  rlimitNofile?: number;
   exitOnDisconnect: boolean;
   logLevel: LogLevel;
 }
@@ -27,112 +33,13 @@ export interface Options {
 export type Parsed = { options: Options } | { exit: number };
 
 const EXIT_USAGE = 2;
-/** struct virtio_fs_config: tag[36] */
-const TAG_BYTES = 36;
-const QUEUES_MAX = 64;
 
-/** Reads a whole number within bounds. */
-function whole(name: string, min: number, max: number): (input: string) => number {
-  return (input) => {
-    const value = Number(input);
-    if (!/^\d+$/.test(input) || value < min || value > max) {
-      throw new Error(`--${name} takes a whole number from ${min} to ${max}`);
-    }
-    return value;
-  };
+function shapeOf(name: string): Shape | undefined {
+  const flag = Object.hasOwn(flags, name) ? flags[name as keyof typeof flags] : undefined;
+  // --posix-acl alone is --posix-acl=on: what follows is another word.
+  const value = flag?.kind !== "boolean" && name !== "posix-acl";
+  return flag && { value, repeated: "variadic" in flag, negated: "negated" in flag };
 }
-
-function tag(input: string): string {
-  const bytes = new TextEncoder().encode(input).length;
-  if (bytes === 0 || bytes > TAG_BYTES) throw new Error(`--tag takes a name of 1 to ${TAG_BYTES} bytes`);
-  return input;
-}
-
-function sandbox(input: string): string {
-  if (input === "none") return input;
-  throw new Error(`--sandbox ${input} is not there yet: confine ringfsd from outside and give --sandbox none`);
-}
-
-interface Flags {
-  "shared-dir"?: string;
-  "socket-path"?: string;
-  fd?: number;
-  tag?: string;
-  cache: CachePolicy | "none";
-  "num-request-queues"?: number;
-  "poll-max-us": number;
-  "exit-on-disconnect": boolean;
-  sandbox?: string;
-  "log-level": LogLevel;
-  "print-capabilities": boolean;
-  version: boolean;
-}
-
-const flags = {
-  "shared-dir": { kind: "parsed", parse: String, optional: true, brief: "Directory to share", placeholder: "DIR" },
-  "socket-path": {
-    kind: "parsed",
-    parse: String,
-    optional: true,
-    brief: "vhost-user socket to listen on",
-    placeholder: "PATH",
-  },
-  fd: {
-    kind: "parsed",
-    parse: whole("fd", 0, 65535),
-    optional: true,
-    brief: "Descriptor of a socket that listens already, instead of --socket-path",
-    placeholder: "N",
-  },
-  tag: {
-    kind: "parsed",
-    parse: tag,
-    optional: true,
-    brief: "Mount tag in the configuration space; User-Mode Linux needs it, QEMU has its own",
-    placeholder: "TAG",
-  },
-  cache: {
-    kind: "enum",
-    values: ["never", "none", "auto", "metadata", "always"],
-    default: "auto",
-    brief: "How long the guest may trust what it was told: not at all, a second, a day",
-  },
-  "num-request-queues": {
-    kind: "parsed",
-    parse: whole("num-request-queues", 1, QUEUES_MAX),
-    optional: true,
-    brief: "Request queues offered, each served by a loop of its own [default: one for each CPU]",
-    placeholder: "N",
-  },
-  "poll-max-us": {
-    kind: "parsed",
-    parse: whole("poll-max-us", 0, 1_000_000),
-    default: "32",
-    brief: "Look at the queues for up to N microseconds before sleeping, where that pays; 0: never",
-    placeholder: "N",
-  },
-  "exit-on-disconnect": {
-    kind: "boolean",
-    default: false,
-    withNegated: false,
-    brief: "End when the front end goes, rather than wait for the next",
-  },
-  sandbox: {
-    kind: "parsed",
-    parse: sandbox,
-    optional: true,
-    brief: "Only none, so far",
-    placeholder: "none",
-  },
-  "log-level": { kind: "enum", values: LOG_LEVELS, default: "info", brief: "What to say on standard error" },
-  "print-capabilities": {
-    kind: "boolean",
-    default: false,
-    withNegated: false,
-    brief: "Print what a hypervisor's manager asks for, as JSON",
-  },
-  version: { kind: "boolean", default: false, withNegated: false, brief: "Print the version" },
-} as const;
 
 /** Reads the command line. Help, version and complaints go to `say` and `complain`. */
 export async function parseOptions(
@@ -140,6 +47,16 @@ export async function parseOptions(
   say: (text: string) => void,
   complain: (text: string) => void,
 ): Promise<Parsed> {
+  const refuse = (complaint: string) => {
+    complain(`ringfsd: ${complaint} (see ringfsd --help)\n`);
+    return { exit: EXIT_USAGE };
+  };
+  let words: string[];
+  try {
+    words = arrange(args, shapeOf);
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
   let parsed: Parsed | undefined;
   const command = buildCommand({
     func(given: Flags): Error | void {
@@ -152,7 +69,8 @@ export async function parseOptions(
     docs: {
       brief: "Shares a directory with virtual machines over virtio-fs",
       fullDescription: "Shares a directory with virtual machines over virtio-fs: a vhost-user-fs back end.\n\n" +
-        "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1",
+        "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n\n" +
+        "virtiofsd's old forms (-o source=DIR,cache=…, -d, -f, -V) are understood too.",
     },
   });
   let complaint = "";
@@ -164,20 +82,18 @@ export async function parseOptions(
     },
   };
   const application = buildApplication(command, { name: "ringfsd", scanner: { caseStyle: "original" } });
-  await run(application, args, context);
-  if (complaint !== "") {
-    complain(`ringfsd: ${firstLine(complaint)} (see ringfsd --help)\n`);
-    return { exit: EXIT_USAGE };
-  }
+  await run(application, words, context);
+  if (complaint !== "") return refuse(firstLine(complaint));
   return parsed ?? { exit: context.process.exitCode === 0 ? 0 : EXIT_USAGE };
 }
 
 /** The complaint without the library's way of wrapping it, and without a stack. */
 function firstLine(text: string): string {
-  return text.split("\n", 1)[0].replace(/^Command failed, (Error: )?/, "").replace(
-    /^Failed to parse "[^"]*" for \S+: (Error: )?/,
+  const plain = text.replace(/^Command failed, (Error: )?/, "").replace(
+    /^Failed to parse "[^]*?" for \S+: (Error: )?/,
     "",
   );
+  return plain.split("\n", 1)[0];
 }
 
 function decide(given: Flags, say: (text: string) => void): Parsed | { complaint: string } {
@@ -186,7 +102,7 @@ function decide(given: Flags, say: (text: string) => void): Parsed | { complaint
     return { exit: 0 };
   }
   if (given["print-capabilities"]) {
-    say(JSON.stringify({ type: "fs" }, null, 2) + "\n");
+    say(JSON.stringify({ type: "fs", features: ["separate-options"] }, null, 2) + "\n");
     return { exit: 0 };
   }
   const sharedDir = given["shared-dir"];
@@ -196,16 +112,61 @@ function decide(given: Flags, say: (text: string) => void): Parsed | { complaint
   if (socketPath !== undefined && given.fd !== undefined) {
     return { complaint: "--socket-path and --fd exclude each other" };
   }
+  const fs = fileSystem(given);
+  const complaint = contradiction(fs);
+  if (complaint) return { complaint };
   const options: Options = {
     sharedDir,
-    fs: { ...defaultOptions, cache: given.cache === "none" ? "never" : given.cache },
+    fs,
     numRequestQueues: given["num-request-queues"] ?? Math.min(QUEUES_MAX, navigator.hardwareConcurrency),
+    threadPoolSize: given["thread-pool-size"],
     pollMaxUs: given["poll-max-us"],
     exitOnDisconnect: given["exit-on-disconnect"],
-    logLevel: given["log-level"],
+    logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
   };
   if (socketPath !== undefined) options.socketPath = socketPath;
   if (given.fd !== undefined) options.fd = given.fd;
   if (given.tag !== undefined) options.tag = given.tag;
+  if (given["rlimit-nofile"] !== undefined) options.rlimitNofile = given["rlimit-nofile"];
   return { options };
+}
+
+function fileSystem(given: Flags): FsOptions {
+  const xattrMap = given.xattrmap ?? "";
+  const posixAcl = given["posix-acl"] === undefined ? false : given["posix-acl"] === "auto" ? "auto" : true;
+  const securityLabel = given["security-label"];
+  const handles = given["inode-file-handles"] ?? defaultOptions.inodeFileHandles;
+  return {
+    cache: given.cache === "none" ? "never" : given.cache,
+    xattr: given.xattr || xattrMap !== "" || posixAcl !== false || securityLabel,
+    xattrMap,
+    posixAcl,
+    securityLabel,
+    readonly: given.readonly,
+    killprivV2: given["killpriv-v2"],
+    writeback: given.writeback,
+    allowDirectIo: given["allow-direct-io"],
+    allowMmap: given["allow-mmap"],
+    readdirplus: given.readdirplus,
+    preserveNoatime: given["preserve-noatime"],
+    announceSubmounts: given["announce-submounts"],
+    inodeFileHandles: handles === "fallback" ? "prefer" : handles,
+    posixLock: given["posix-lock"],
+    flock: given.flock,
+    translateUid: given["translate-uid"] ?? [],
+    translateGid: given["translate-gid"] ?? [],
+  };
+}
+
+/** What cannot be together, or "". */
+function contradiction(fs: FsOptions): string {
+  const { translateUid, translateGid } = fs;
+  try {
+    if (createIds(translateUid, translateGid) !== null && fs.posixAcl !== false) {
+      return "--posix-acl and --translate-uid or --translate-gid exclude each other: ACLs hold ids that nobody translates";
+    }
+  } catch (error) {
+    return `--translate-uid or --translate-gid ${(error as Error).message}`;
+  }
+  return "";
 }

@@ -1,5 +1,6 @@
 /** Puts the daemon together: directory, loops, device, socket. Serves until it is told to end. */
 import { Reactor } from "../ffi/reactor.ts";
+import { ignoreSignal, SIGXFSZ } from "../ffi/interrupt.ts";
 import { libc } from "../ffi/libc.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
 import { configSpace, openShare } from "../fs/share.ts";
@@ -12,6 +13,8 @@ import type { Options } from "./options.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
+/** Threads for calls that may wait, started as they are needed. */
+const HELPERS = 8;
 /** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
 
@@ -30,12 +33,14 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
   const { sharedDir, socketPath, fd, tag, exitOnDisconnect, numRequestQueues, pollMaxUs, logLevel } = options;
   // The guest's modes are what it wants: it has applied its processes' umask already.
   libc.umask(0);
-  raiseOpenFiles(OPEN_FILES);
+  ignoreSignal(SIGXFSZ);
+  if (options.rlimitNofile !== 0) raiseOpenFiles(options.rlimitNofile ?? OPEN_FILES);
   const loops = numRequestQueues;
   const service = openShare(sharedDir, options.fs, loops);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,
+    helpers: options.threadPoolSize || HELPERS,
     pollMaxUs,
     debug: logLevel === "debug",
     log,

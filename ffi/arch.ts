@@ -11,6 +11,12 @@ export const SYS = {
   setfsuid: x86 ? 122 : 151,
   setfsgid: x86 ? 123 : 152,
   gettid: x86 ? 186 : 178,
+  tgkill: x86 ? 234 : 131,
+  fcntl: x86 ? 72 : 25,
+  flock: x86 ? 73 : 32,
+  setgroups: x86 ? 116 : 159,
+  syncfs: x86 ? 306 : 267,
+  copy_file_range: x86 ? 326 : 285,
   getdents64: x86 ? 217 : 61,
   renameat2: x86 ? 316 : 276,
   io_uring_setup: 425,
@@ -34,6 +40,7 @@ export const O_SYNC = 0o4010000;
 export const O_NOATIME = 0o1000000;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
+export const O_TMPFILE = 0o20000000 | (x86 ? 0o200000 : 0o40000);
 export const O_DIRECT = x86 ? 0o40000 : 0o200000;
 export const O_LARGEFILE = x86 ? 0o100000 : 0o400000;
 export const O_DIRECTORY = x86 ? 0o200000 : 0o40000;

@@ -29,6 +29,10 @@ const lib = Deno.dlopen("libc.so.6", {
   dup: { parameters: ["i32"], result: "i32" },
   /** int fcntl(int fd, int cmd, long arg), with a small argument */
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  /** int fcntl(int fd, int cmd, struct flock *) */
+  fcntlLock: { name: "fcntl", parameters: ["i32", "i32", "buffer"], result: "i32" },
+  /** int ioctl(int fd, unsigned long request, void *) */
+  ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
   /** ssize_t read(int fd, void *buf, size_t count), count below 2 GiB */
   read: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   write: { parameters: ["i32", "buffer", "u32"], result: "i32" },
@@ -40,6 +44,7 @@ const lib = Deno.dlopen("libc.so.6", {
   pwritev: { parameters: ["i32", "u64", "i32", "i64"], result: "i32" },
   /** ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags): RWF_* */
   preadv2: { parameters: ["i32", "u64", "i32", "i64", "i32"], result: "i32" },
+  pwritev2: { parameters: ["i32", "u64", "i32", "i64", "i32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
 
   // --- files
@@ -74,6 +79,14 @@ const lib = Deno.dlopen("libc.so.6", {
   /** ssize_t getdents64(int fd, void *dirp, size_t count) */
   getdents64: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   umask: { parameters: ["u32"], result: "u32" },
+  /** int setxattr(const char *path, const char *name, const void *value, size_t size, int flags) */
+  setxattr: { parameters: ["buffer", "buffer", "buffer", "u32", "u32"], result: "i32" },
+  /** ssize_t getxattr(const char *path, const char *name, void *value, size_t size) */
+  getxattr: { parameters: ["buffer", "buffer", "buffer", "u32"], result: "i32" },
+  /** ssize_t listxattr(const char *path, char *list, size_t size) */
+  listxattr: { parameters: ["buffer", "buffer", "u32"], result: "i32" },
+  removexattr: { parameters: ["buffer", "buffer"], result: "i32" },
+  fchdir: { parameters: ["i32"], result: "i32" },
   flock: { parameters: ["i32", "i32"], result: "i32" },
 
   // --- sockets: unix(7)
@@ -103,14 +116,32 @@ const lib = Deno.dlopen("libc.so.6", {
   // --- this process
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
+  /** int getgroups(int size, gid_t list[]) */
+  getgroups: { parameters: ["i32", "buffer"], result: "i32" },
+  /** int unshare(int flags), of the calling thread */
+  unshare: { parameters: ["i32"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   /** int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long) */
   prctl: { parameters: ["i32", "u32", "u32", "u32", "u32"], result: "i32" },
+  /** int capget(cap_user_header_t, cap_user_data_t), and capset: the calling thread's capabilities */
+  capget: { parameters: ["buffer", "buffer"], result: "i32" },
+  capset: { parameters: ["buffer", "buffer"], result: "i32" },
   /** int getrlimit(int resource, struct rlimit *), and setrlimit */
   getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
 
+  /** int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact) */
+  sigaction: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
+  /** int abs(int): never called, but a handler that does nothing; see ffi/interrupt.ts. */
+  abs: { type: "pointer" },
+
   // --- raw system calls: syscall(2). One symbol for each shape of arguments.
+  /** Any call, with all of its six arguments as words: for helper threads. The result is the call's, or -1 and errno. */
+  syscall6: { name: "syscall", parameters: ["i64", "i64", "i64", "i64", "i64", "i64", "i64"], result: "i64" },
+  /** int tgkill(pid_t tgid, pid_t tid, int sig); long gettid(void) */
+  syscall3: { name: "syscall", parameters: ["i32", "i32", "i32", "i32"], result: "i32" },
+  /** int setgroups(size_t size, const gid_t *list), of the calling thread: glibc would change every one. */
+  setgroups: { name: "syscall", parameters: ["i32", "u32", "buffer"], result: "i32" },
   /** setfsuid and its like: glibc would change every thread. */
   syscall1: { name: "syscall", parameters: ["i32", "u32"], result: "i32" },
   /**

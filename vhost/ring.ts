@@ -67,12 +67,27 @@ export class Ring {
    * the old one. The new one is made nonblocking: neither a full counter nor an empty one may stop a thread of ours.
    */
   setFd(which: RingFd, take: () => number): Promise<void> {
+    // QEMU masks interrupts by it, often and while requests wait: the ring goes on.
+    if (this.#running && which !== "kick") return this.#setCallFd(which, take());
     return this.#change(() => {
       this.#closeFd(which);
       this.#fds[which] = take();
       if (this.#fds[which] >= 0) setNonblock(this.#fds[which]);
       if (which === "kick") this.#kickKnown = true;
     });
+  }
+
+  async #setCallFd(which: "call" | "err", fd: number): Promise<void> {
+    const old = this.#fds[which];
+    this.#fds[which] = fd;
+    if (fd >= 0) setNonblock(fd);
+    try {
+      await this.#device.setCall(this.#index, this.#fds.call, this.#fds.err);
+    } finally {
+      if (old >= 0) libc.close(old);
+    }
+    // What was finished meanwhile called the old one; see `update`.
+    if (which === "call" && fd >= 0) signal(fd);
   }
 
   setEnabled(enabled: boolean): Promise<void> {

@@ -57,6 +57,14 @@ export class DeviceControl implements VirtioDevice {
     this.#running.set(index, { ...setup });
   }
 
+  async setCall(index: number, callFd: number, errFd: number): Promise<void> {
+    const setup = this.#running.get(index);
+    if (!setup) throw new Error(`queue ${index} does not run`);
+    await this.#loopOf(index).ask({ op: "set-call", device: this.#options.id, index, callFd, errFd });
+    setup.callFd = callFd;
+    setup.errFd = errFd;
+  }
+
   async stopQueue(index: number): Promise<number> {
     this.#running.delete(index);
     return await this.#loopOf(index).ask({ op: "stop-queue", device: this.#options.id, index });

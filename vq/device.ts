@@ -59,6 +59,8 @@ export interface VirtioDevice {
   setMemory(regions: readonly MemoryRegion[]): Promise<void>;
   /** Starts serving a queue that is not running. Rejects with the reason where its rings are not within guest memory. */
   startQueue(index: number, setup: QueueSetup): Promise<void>;
+  /** Gives a running queue other call and error eventfds (-1: none). When it has resolved, the old ones are not used any more. */
+  setCall(index: number, callFd: number, errFd: number): Promise<void>;
   /** Stops a running queue when its requests in flight are done. Resolves with the next available index. */
   stopQueue(index: number): Promise<number>;
   /** Stops every queue and forgets the guest, its memory, its nodes and its open files: the front end went, or reset the device. */

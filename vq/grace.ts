@@ -4,6 +4,9 @@
  * before: a guest could reach our sockets, or another guest's files, by it. This is the grace period of RCU: each loop counts
  * its batches in shared memory, odd while it is in one, and a descriptor is closed when every loop that was inside a batch when it
  * was retired has left that batch.
+ *
+ * An operation that the kernel hands to a worker thread at once (fsync, fallocate, statx, …) looks its descriptor up there, maybe
+ * after the batch: it needs a descriptor of its own, which lives until its completion.
  */
 import { libc } from "../ffi/libc.ts";
 
@@ -31,6 +34,8 @@ export class Grace {
   /** A batch begins: what is read from shared tables from now on may be used until `leave`. */
   enter(): void {
     Atomics.store(this.#counters, this.#own, (this.#counters[this.#own] + 1) | 0);
+    // The tables are read by plain loads, which arm64 may do before the store; but not before a load that comes between.
+    Atomics.load(this.#counters, this.#own);
   }
 
   /** A batch ended, and all that it prepared was submitted. Closes what can be closed. */
@@ -38,6 +43,11 @@ export class Grace {
     Atomics.store(this.#counters, this.#own, (this.#counters[this.#own] + 1) | 0);
     while (this.#ours.length > 0) libc.close(this.#ours.pop()!);
     if (this.#retired.length > 0) this.#collect();
+  }
+
+  /** Whether this loop is in a batch. */
+  get inside(): boolean {
+    return (this.#counters[this.#own] & 1) !== 0;
   }
 
   get waiting(): boolean {

@@ -4,16 +4,17 @@
  * to do. It returns to its caller only when the control eventfd was written: then messages wait.
  */
 import { signal } from "../ffi/eventfd.ts";
-import { EAGAIN, EBUSY, EINTR } from "../ffi/errno.ts";
+import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
 import { Ring } from "../ffi/uring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
+import type { Calls } from "./calls.ts";
 import { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
-import { Requests } from "./requests.ts";
+import { Requests, SLOTS } from "./requests.ts";
 
 /** What a completion is about: the upper half of its user_data. The lower half is a slot or a queue's token. */
 const ABOUT_REQUEST = 0;
@@ -30,6 +31,13 @@ const CQ_ENTRIES = 4096;
  * See docs/ARCHITECTURE.md for the measurement.
  */
 const BATCH = 16;
+/**
+ * Slots that only a queue with nothing in flight may take: requests that hang must not shut the others out, least of all the
+ * queue on which an INTERRUPT would come.
+ */
+const KEPT_SLOTS = 32;
+/** How often a queue without a kick eventfd is looked at while there is nothing to do, and an interrupt is sent again. */
+const LOOK_AGAIN_US = 500;
 
 export class Loop {
   readonly ring: Ring;
@@ -46,12 +54,18 @@ export class Loop {
   #queues: Queue[] = [];
   #byToken: (Queue | null)[] = [];
   #control = false;
+  /** Slots whose calls are being interrupted. */
+  #cancelling: number[] = [];
+  /** Queues without a kick eventfd. */
+  #kickless = 0;
 
   constructor(
     readonly index: number,
     controlFd: number,
     bellFd: number,
     grace: SharedArrayBuffer,
+    /** System calls that may wait, made by helper threads. */
+    readonly calls: Calls,
     pollMaxUs: number,
     readonly log: Log,
   ) {
@@ -90,6 +104,14 @@ export class Loop {
     this.forNobody(sqe);
   }
 
+  /**
+   * Interrupts the call that a helper makes for a slot; it then ends with -EINTR. Asked again and again until it does, for a call that
+   * is on its way into the kernel is not reached.
+   */
+  cancelCall(slot: number): void {
+    if (this.calls.cancel(slot) && !this.#cancelling.includes(slot)) this.#cancelling.push(slot);
+  }
+
   /** Starts serving a queue. A kick that came earlier is not lost: the available ring is looked at first. */
   add(queue: Queue): void {
     let token = this.#byToken.indexOf(null);
@@ -99,26 +121,33 @@ export class Loop {
     this.#queues.push(queue);
     queue.device.queues.set(queue.index, queue);
     queue.ring.disableKicks();
-    if (queue.kickFd >= 0) this.#watch(queue.kickFd, ABOUT_KICK, token);
+    if (queue.kickFd >= 0) this.#watchKick(queue);
+    else this.#kickless++;
   }
 
-  /** Stops a queue when its requests in flight are done; no more are taken meanwhile. Returns the next available index. */
+  /**
+   * Stops a queue when its requests in flight are done; no more are taken meanwhile, while other queues are served as ever. Returns
+   * the next available index.
+   */
   remove(queue: Queue): number {
     queue.stopping = true;
-    while (queue.inFlight > 0) {
-      // A request that waits for others (the service's bell) may end without a completion of its own.
-      this.#enter(1);
-      this.#reap();
-      this.#publish();
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot);
     }
-    this.#publish();
-    if (queue.kickFd >= 0) {
+    if (queue.watched) {
       const sqe = this.sqe();
-      this.ring.prep_poll_remove(sqe, queue.token, ABOUT_KICK);
+      // Not poll_remove, which refuses (EALREADY) while a kick is being handled.
+      this.ring.prep_cancel64(sqe, queue.token, ABOUT_KICK, 0);
       this.forNobody(sqe);
-      this.#enter(0);
-      this.#reap();
     }
+    // The watch's last completion is waited for, since the token is given to another queue.
+    while (queue.inFlight > 0 || queue.watched) {
+      // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
+      if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
+    }
+    // Whoever serves the queue next may not look before it sleeps.
+    queue.ring.enableKicks();
+    if (queue.kickFd < 0) this.#kickless--;
     this.#byToken[queue.token] = null;
     this.#queues = this.#queues.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
@@ -127,19 +156,32 @@ export class Loop {
 
   /** Serves until the control eventfd is written. */
   run(): void {
-    this.#control = false;
-    const { ring } = this;
     for (;;) {
-      this.grace.enter();
-      const taken = this.#serve();
-      if (ring.sq_ready() > 0) this.#enter(0);
-      this.grace.leave();
-      const reaped = this.#reap();
-      this.#publish();
-      if (this.#control) return;
-      if (taken + reaped > 0) this.#poller.worked();
+      const worked = this.#work();
+      if (this.#control) {
+        // Here and not at the start: `remove` may have taken the completion for a message that came meanwhile.
+        this.#control = false;
+        return;
+      }
+      if (worked) this.#poller.worked();
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
+  }
+
+  /** One batch: takes chains, collects completions, shows the drivers what is finished. Returns whether there was anything to do. */
+  #work(): boolean {
+    const { ring } = this;
+    this.grace.enter();
+    let done = this.#serve();
+    do {
+      // Completions may wait for us to enter the kernel (DEFER_TASKRUN), the control eventfd's too: a queue that never runs dry must
+      // not put them off. And all is submitted before the batch is left, since descriptors may be closed then.
+      if (ring.sq_ready() > 0 || ring.cq_needs_enter()) this.#enter(0);
+      done += this.#reap();
+    } while (ring.sq_ready() > 0);
+    this.grace.leave();
+    this.#publish();
+    return done > 0;
   }
 
   /** Completes a request that was PENDING without a completion of its own on the ring. */
@@ -162,13 +204,18 @@ export class Loop {
       if (queue.stopping || queue.ring.broken) continue;
       const waiting = queue.ring.available();
       const n = waiting < BATCH ? waiting : BATCH;
-      for (let k = 0; k < n && !this.requests.full; k++) {
+      for (let k = 0; k < n && this.#hasRoom(queue); k++) {
         if (!this.#take(queue)) break;
         taken++;
       }
       if (queue.ring.broken) this.#broke(queue);
     }
     return taken;
+  }
+
+  /** Whether there is a slot for a request of the queue. */
+  #hasRoom(queue: Queue): boolean {
+    return this.requests.inFlight < (queue.inFlight === 0 ? SLOTS : SLOTS - KEPT_SLOTS);
   }
 
   #take(queue: Queue): boolean {
@@ -212,17 +259,28 @@ export class Loop {
     }
   }
 
+  /** Hands the calls that helpers have made to whom they concern. */
+  #takeCalls(): void {
+    for (let slot = this.calls.take(); slot >= 0; slot = this.calls.take()) {
+      if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((other) => other !== slot);
+      const written = this.requests.queue[slot]!.device.service.complete(slot, this.calls.result(slot));
+      if (written !== PENDING) this.finish(slot, written);
+    }
+  }
+
   /** A descriptor that is watched became readable. `more` is false where the kernel ended the watch. */
   #woken(about: number, token: number, more: boolean, result: number): void {
     if (about === ABOUT_KICK) {
-      const queue = this.#byToken[token];
       // Not read: a multishot poll completes at every write, and an eventfd counts to 2^64.
-      if (!more && queue && !queue.stopping) {
-        if (result < 0) this.log.warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`);
-        else this.#watch(queue.kickFd, ABOUT_KICK, token);
-      }
+      if (more) return;
+      const queue = this.#byToken[token]!;
+      queue.watched = false;
+      if (queue.stopping) return;
+      if (result < 0) this.log.warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`);
+      else this.#watchKick(queue);
       return;
     }
+    if (about === ABOUT_BELL) this.#takeCalls();
     if (about === ABOUT_CONTROL) this.#control = true;
     else for (const device of this.devices.values()) device.service.bell();
     if (!more) this.#watch(about === ABOUT_CONTROL ? this.#controlFd : this.bellFd, about, 0);
@@ -243,10 +301,10 @@ export class Loop {
     let more = false;
     for (let i = 0; i < queues.length; i++) {
       const queue = queues[i];
-      if (!queue.stopping && !queue.ring.broken && queue.ring.enableKicks()) more = true;
+      // Where there is no slot for its chains, a completion must come first.
+      if (!queue.stopping && !queue.ring.broken && queue.ring.enableKicks() && this.#hasRoom(queue)) more = true;
     }
-    // Without a free slot it is a completion that must come, not a chain.
-    if (!more || this.requests.full) {
+    if (!more) {
       if (this.grace.waiting) this.grace.settle();
       const idle = this.requests.inFlight === 0;
       if (idle) this.#poller.sleeping();
@@ -259,15 +317,22 @@ export class Loop {
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
   #enter(wait: number): void {
     const { ring } = this;
+    if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
+    const limited = this.#kickless > 0 || this.#cancelling.length > 0;
     const result = wait > 0
-      ? ring.submit_and_wait(wait)
+      ? limited ? ring.submit_and_wait_timeout(wait, LOOK_AGAIN_US) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0
       ? ring.submit_and_get_events()
       : ring.submit();
     // EBUSY: completions overflow and must be taken first; EINTR: V8 or the runtime sent a signal. Both come round again.
-    if (result < 0 && result !== -EINTR && result !== -EBUSY && result !== -EAGAIN) {
+    if (result < 0 && result !== -EINTR && result !== -EBUSY && result !== -EAGAIN && result !== -ETIME) {
       throw new Error(`io_uring_enter: ${errorText(-result)}`);
     }
+  }
+
+  #watchKick(queue: Queue): void {
+    this.#watch(queue.kickFd, ABOUT_KICK, queue.token);
+    queue.watched = true;
   }
 
   #watch(fd: number, about: number, which: number): void {

@@ -1,4 +1,5 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
+import { Calls, runHelper } from "./calls.ts";
 import { drain } from "../ffi/eventfd.ts";
 import type { Log } from "./log.ts";
 import { Loop } from "./loop.ts";
@@ -32,6 +33,7 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
     return inbox.shift()!;
   };
   const first = await next();
+  if (first.request.op === "help") runHelper(first.request.calls, first.request.bellFds);
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
   try {
     await serve(scope, new Member(scope, first.request.init, makeService), first, next);
@@ -71,19 +73,22 @@ class Member {
       debug: init.debug ? say("debug") : () => {},
     };
     const { index, controlFd, bellFds, grace, pollMaxUs } = init;
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, pollMaxUs, log);
+    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log);
   }
 
   answer(id: number, request: LoopRequest): LoopAnswer {
     try {
       return { id, value: this.#do(request) };
     } catch (error) {
+      // Not the message's fault: a service failed while a queue was being drained.
+      if (this.loop.grace.inside) throw error;
       return { id, error: (error as Error).message };
     }
   }
 
   #do(request: LoopRequest): number {
-    if (request.op === "init") throw new Error("a loop starts once");
+    if (request.op === "init" || request.op === "help") throw new Error("a thread starts once");
     if (request.op === "exit") return 0;
     if (request.op === "add-device") return this.#addDevice(request.device, request.config);
     const device = this.loop.devices.get(request.device);
@@ -93,12 +98,24 @@ class Member {
         this.loop.devices.delete(device.id);
         return 0;
       case "memory":
+        // What the control plane unmaps nobody may use.
+        if (device.queues.size > 0) {
+          throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
+        }
         device.memory.detach();
         device.memory = new GuestMemory(request.layout ?? noMemory);
         return 0;
       case "start-queue":
+        if (device.queues.has(request.queue.index)) throw new Error(`queue ${request.queue.index} runs already`);
         this.loop.add(this.#queue(device, request.queue));
         return 0;
+      case "set-call": {
+        const queue = device.queues.get(request.index);
+        if (!queue) throw new Error(`queue ${request.index} does not run`);
+        queue.callFd = request.callFd;
+        queue.errFd = request.errFd;
+        return 0;
+      }
       case "stop-queue": {
         const queue = device.queues.get(request.index);
         if (!queue) throw new Error(`queue ${request.index} does not run`);

@@ -90,7 +90,7 @@ function place(regions: readonly MemoryRegion[]) {
     const start = roundUp(cursor, Math.max(REGION_ALIGN, align));
     const length = roundUp(lead + region.size, align);
     cursor = start + length;
-    return { region, fileStart, start, length, offset: (start + lead) as WindowOffset };
+    return { region, align, fileStart, start, length, offset: (start + lead) as WindowOffset };
   });
   return { places, size: roundUp(cursor, REGION_ALIGN) };
 }
@@ -101,8 +101,8 @@ function place(regions: readonly MemoryRegion[]) {
 export function mapGuestMemory(regions: readonly MemoryRegion[]): GuestWindow {
   const { places, size } = place(regions);
   if (size > WINDOW_MAX) throw new Error(`guest memory of ${size} bytes is more than can be mapped (${WINDOW_MAX})`);
-  // Room to move the window's start to a multiple of the largest alignment (1 GiB pages).
-  const slack = places.some((p) => p.start % REGION_ALIGN !== 0 || p.length > 2 ** 30) ? 2 ** 30 : REGION_ALIGN;
+  // Room to move the window's start to a multiple of the largest alignment.
+  const slack = Math.max(REGION_ALIGN, ...places.map((p) => p.align));
   const mapping = reserve(Math.max(size, REGION_ALIGN) + slack);
   const base = roundUp(mapping.addr, slack);
   try {
@@ -131,7 +131,7 @@ export function unmapGuestMemory(window: GuestWindow): void {
 export function fromUserAddr(layout: MemoryLayout, addr: UserAddr, len: number): WindowOffset | -1 {
   for (const region of layout.regions) {
     const delta = addr - region.userAddr;
-    if (delta >= 0 && delta + len <= region.size) return (region.offset + delta) as WindowOffset;
+    if (delta >= 0 && len <= region.size - delta) return (region.offset + delta) as WindowOffset;
   }
   return -1;
 }
@@ -166,7 +166,8 @@ export class GuestMemory {
   translate(addr: number, len: number): number {
     const n = this.regionCount;
     for (let i = 0; i < n; i++) {
-      if (addr >= this.#start[i] && addr + len <= this.#end[i]) return addr + this.#delta[i];
+      // Not addr + len, which would be rounded near 2^53.
+      if (addr >= this.#start[i] && len <= this.#end[i] - addr) return addr + this.#delta[i];
     }
     return -1;
   }

@@ -1,4 +1,5 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
+import type { CallsInit } from "./calls.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 
 /** How a loop starts: the first message it gets. Descriptors are the process's, so a number is enough. */
@@ -11,6 +12,8 @@ export interface LoopInit {
   posted: SharedArrayBuffer;
   /** The grace counters of all loops: see grace.ts. */
   grace: SharedArrayBuffer;
+  /** Calls that helper threads make for the loops. */
+  calls: CallsInit;
   pollMaxUs: number;
   debug: boolean;
 }
@@ -32,12 +35,16 @@ export interface QueueStart {
 
 export type LoopRequest =
   | { op: "init"; init: LoopInit }
+  /** Instead of "init": the thread is to be a helper. There is no answer. */
+  | { op: "help"; calls: CallsInit; bellFds: number[] }
   /** `config` is the service's own. */
   | { op: "add-device"; device: number; config: unknown }
   | { op: "remove-device"; device: number }
   /** null: let go of the memory. Every queue of the device is stopped. */
   | { op: "memory"; device: number; layout: MemoryLayout | null }
   | { op: "start-queue"; device: number; queue: QueueStart }
+  /** A running queue's call and error eventfds from now on. */
+  | { op: "set-call"; device: number; index: number; callFd: number; errFd: number }
   /** Answers with the next available index. */
   | { op: "stop-queue"; device: number; index: number }
   | { op: "reset"; device: number }
@@ -53,5 +60,7 @@ export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
   | { log: "error" | "warn" | "info" | "debug"; message: string }
+  /** A call is queued and no helper waits for it. */
+  | { want: "helper" }
   /** The loop cannot go on: a fault of our own. */
   | { fatal: string };

@@ -1,5 +1,8 @@
 /** The loops of the process, as the control plane holds them: started when they are first needed, asked by messages. */
 import { createEventfd, signal } from "../ffi/eventfd.ts";
+import { libc } from "../ffi/libc.ts";
+import { installInterrupt } from "../ffi/interrupt.ts";
+import { type CallsInit, createCalls } from "./calls.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
@@ -14,6 +17,8 @@ export interface LoopThread {
 export interface PoolOptions {
   /** Loops at most. */
   count: number;
+  /** Helper threads at most, for calls that may wait. */
+  helpers: number;
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
   debug: boolean;
@@ -35,8 +40,17 @@ export class LoopHandle {
   readonly #waiters = new Map<number, Waiter>();
   readonly #thread: LoopThread;
   #ids = 0;
+  /** Why it has ended, once it has. */
+  #end: string | null = null;
 
-  constructor(readonly index: number, bellFds: number[], grace: SharedArrayBuffer, readonly options: PoolOptions) {
+  constructor(
+    readonly index: number,
+    bellFds: number[],
+    grace: SharedArrayBuffer,
+    calls: CallsInit,
+    readonly options: PoolOptions,
+    readonly wantHelper: () => void,
+  ) {
     this.#thread = options.spawn(index);
     this.#thread.onmessage = (event) => this.#answered(event.data);
     this.#thread.onerror = (event) => {
@@ -44,12 +58,20 @@ export class LoopHandle {
       this.#ended(event.message);
     };
     const { pollMaxUs, debug } = options;
-    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, pollMaxUs, debug };
+    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
+  }
+
+  /** Ends the thread. */
+  async exit(): Promise<void> {
+    await this.ask({ op: "exit" });
+    this.#end = "it was told to exit";
+    libc.close(this.controlFd);
   }
 
   /** Asks the loop for something. Resolves with the answer's value; rejects with what went wrong. */
   ask(request: LoopRequest): Promise<number> {
+    if (this.#end !== null) return Promise.reject(new Error(`loop ${this.index} ended: ${this.#end}`));
     const id = ++this.#ids;
     const answer = new Promise<number>((resolve, reject) => this.#waiters.set(id, { resolve, reject }));
     Atomics.add(new Int32Array(this.#posted), 0, 1);
@@ -60,6 +82,7 @@ export class LoopHandle {
 
   #answered(answer: LoopAnswer): void {
     if ("log" in answer) return this.options.log[answer.log](answer.message);
+    if ("want" in answer) return this.wantHelper();
     if ("fatal" in answer) return this.#ended(answer.fatal);
     const waiter = this.#waiters.get(answer.id);
     this.#waiters.delete(answer.id);
@@ -68,6 +91,8 @@ export class LoopHandle {
   }
 
   #ended(reason: string): void {
+    if (this.#end !== null) return;
+    this.#end = reason;
     for (const waiter of this.#waiters.values()) waiter.reject(new Error(`loop ${this.index} ended: ${reason}`));
     this.#waiters.clear();
     this.options.onFatal(this.index, reason);
@@ -78,8 +103,12 @@ export class LoopPool {
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
+  readonly #calls: CallsInit;
+  #helpers = 0;
 
   constructor(readonly options: PoolOptions) {
+    this.#calls = createCalls(options.count);
+    installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
@@ -91,12 +120,32 @@ export class LoopPool {
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
   loop(index: number): LoopHandle {
     const at = index % this.options.count;
-    return this.#loops[at] ??= new LoopHandle(at, this.#bellFds, this.#grace, this.options);
+    return this.#loops[at] ??= new LoopHandle(
+      at,
+      this.#bellFds,
+      this.#grace,
+      this.#calls,
+      this.options,
+      () => this.#startHelper(),
+    );
   }
 
-  /** Ends every loop that runs. */
+  /** Starts one more helper thread, where there may be more. A helper stays: its thread can end with the process only. */
+  #startHelper(): void {
+    if (this.#helpers >= this.options.helpers) return;
+    const thread = this.options.spawn(-1 - this.#helpers++);
+    thread.onerror = (event) => {
+      event.preventDefault();
+      this.options.onFatal(-1, event.message);
+    };
+    thread.postMessage({ id: 0, request: { op: "help", calls: this.#calls, bellFds: this.#bellFds } });
+  }
+
+  /** Ends every loop that runs. No loop can be had afterwards. */
   async exit(): Promise<void> {
-    await Promise.all(this.#loops.map((loop) => loop?.ask({ op: "exit" })));
-    this.#loops.length = 0;
+    await Promise.all(this.#loops.map((loop) => loop?.exit()));
+    for (const fd of this.#bellFds.splice(0)) libc.close(fd);
+    // A helper goes on waiting for it.
+    if (this.#helpers === 0) libc.close(this.#calls.semaphore);
   }
 }

@@ -20,6 +20,8 @@ export interface Service {
   end(): void;
   /** Something that it waits for may have come: another loop rang, or a request ended while `LoopDevice.waiting`. */
   bell(): void;
+  /** The slot's queue is being stopped: what it waits for without end, such as another's lock, is to be given up. */
+  stopping(slot: number): void;
   /** The guest is gone: forget all that it had. Every queue of the device is stopped, on all loops. */
   reset(): void;
 }
@@ -44,6 +46,8 @@ export class Queue {
   inFlight = 0;
   /** No more chains are taken: it waits for those in flight. */
   stopping = false;
+  /** The kernel watches its kick eventfd for the loop. */
+  watched = false;
   /** Chains completed with length 0 because they were malformed. */
   malformed = 0;
 
@@ -54,8 +58,8 @@ export class Queue {
     readonly token: number,
     readonly ring: SplitQueue,
     readonly kickFd: number,
-    readonly callFd: number,
-    readonly errFd: number,
+    public callFd: number,
+    public errFd: number,
     readonly indirect: boolean,
   ) {}
 }

@@ -1,0 +1,188 @@
+/** The options: virtiofsd's names and meanings where it has the option too. In the form that the library in options.ts reads. */
+import type { CachePolicy } from "../fs/config.ts";
+import { IdMap } from "../fs/idmap.ts";
+import { XattrMap } from "../fs/xattrmap.ts";
+
+export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
+export type LogLevel = typeof LOG_LEVELS[number];
+
+/** struct virtio_fs_config: tag[36] */
+const TAG_BYTES = 36;
+export const QUEUES_MAX = 64;
+
+/** What was given. */
+export interface Flags {
+  "shared-dir"?: string;
+  "socket-path"?: string;
+  fd?: number;
+  tag?: string;
+  cache: CachePolicy | "none";
+  readdirplus: boolean;
+  writeback: boolean;
+  "allow-direct-io": boolean;
+  "allow-mmap": boolean;
+  readonly: boolean;
+  xattr: boolean;
+  xattrmap?: string;
+  "posix-acl"?: "on" | "auto";
+  "security-label": boolean;
+  "killpriv-v2": boolean;
+  "posix-lock": boolean;
+  flock: boolean;
+  "preserve-noatime": boolean;
+  "announce-submounts": boolean;
+  "inode-file-handles"?: "never" | "fallback" | "prefer" | "mandatory";
+  "translate-uid"?: string[];
+  "translate-gid"?: string[];
+  "num-request-queues"?: number;
+  "thread-pool-size": number;
+  "poll-max-us": number;
+  "rlimit-nofile"?: number;
+  "exit-on-disconnect": boolean;
+  sandbox?: string;
+  seccomp?: string;
+  "log-level": LogLevel | "trace";
+  "print-capabilities": boolean;
+  version: boolean;
+}
+
+/** Reads a whole number within bounds. */
+function whole(name: string, min: number, max: number): (input: string) => number {
+  return (input) => {
+    const value = Number(input);
+    if (!/^\d+$/.test(input) || value < min || value > max) {
+      throw new Error(`--${name} takes a whole number from ${min} to ${max}`);
+    }
+    return value;
+  };
+}
+
+function tag(input: string): string {
+  const bytes = new TextEncoder().encode(input).length;
+  if (bytes === 0 || bytes > TAG_BYTES) throw new Error(`--tag takes a name of 1 to ${TAG_BYTES} bytes`);
+  return input;
+}
+
+/** Takes only what there is. */
+function onlyNone(name: string, instead: string): (input: string) => string {
+  return (input) => {
+    if (input === "none") return input;
+    throw new Error(`--${name} ${input} is not there yet: ${instead} and give --${name} none`);
+  };
+}
+
+/** Rules that are checked here and read again by each loop. */
+function xattrmap(input: string): string {
+  // Line ends may stand between rules, but not in a complaint.
+  const text = input.replace(/\s+/g, " ");
+  if (text.trim() === "") throw new Error("--xattrmap: the xattr map has no rule");
+  new XattrMap(text);
+  return text;
+}
+
+function idRule(name: string): (input: string) => string {
+  return (input) => {
+    try {
+      new IdMap([input]);
+    } catch (error) {
+      throw new Error(`--${name} ${(error as Error).message}`);
+    }
+    return input;
+  };
+}
+
+const toggle = (brief: string) => ({ kind: "boolean", default: false, withNegated: false, brief }) as const;
+// A switch that can be taken back. The library would show --no-X as --noX: arguments.ts reads it.
+const pair = (name: string, brief: string, usual: boolean) =>
+  ({ ...toggle(`${brief}; --no-${name}: not`), default: usual, negated: true }) as const;
+const text = <T>(placeholder: string, parse: (input: string) => T, brief: string) =>
+  ({ kind: "parsed", parse, optional: true, brief, placeholder }) as const;
+
+export const flags = {
+  "shared-dir": text("DIR", String, "Directory to share"),
+  "socket-path": text("PATH", String, "vhost-user socket to listen on"),
+  fd: text("N", whole("fd", 0, 65535), "Descriptor of a socket that listens already, instead of --socket-path"),
+  tag: text("TAG", tag, "Mount tag in the configuration space; User-Mode Linux needs it, QEMU has its own"),
+  cache: {
+    kind: "enum",
+    values: ["never", "none", "auto", "metadata", "always"],
+    default: "auto",
+    brief: "How long the guest may trust what it was told: not at all, a second, a day",
+  },
+  readdirplus: pair("readdirplus", "Directories are read with the attributes of what is in them", true),
+  writeback: toggle("The guest writes later; for directories that nobody else changes"),
+  "allow-direct-io": toggle("O_DIRECT of the guest passes the host's page cache too"),
+  "allow-mmap": toggle("Files can be mapped shared with --cache never and metadata"),
+  readonly: toggle("The guest can change nothing"),
+  xattr: toggle("Extended attributes"),
+  xattrmap: text("RULES", xattrmap, "Their names on the host, such as :map::user.virtiofs.: (implies --xattr)"),
+  "posix-acl": {
+    kind: "enum",
+    values: ["on", "auto"],
+    optional: true,
+    brief: "Access and default ACLs (implies --xattr); =auto: where the guest can have them",
+  },
+  "security-label": toggle("Files are labelled as they are made (implies --xattr)"),
+  "killpriv-v2": pair("killpriv-v2", "Set-user-ID and set-group-ID bits are cleared here, not by the guest", false),
+  "posix-lock": toggle("fcntl locks of the guest are taken on the host"),
+  flock: toggle("flock locks of the guest are taken on the host"),
+  "preserve-noatime": toggle("O_NOATIME of the guest is passed on"),
+  "announce-submounts": pair("announce-submounts", "The guest learns what is a mount point", true),
+  "inode-file-handles": {
+    kind: "enum",
+    values: ["never", "fallback", "prefer", "mandatory"],
+    optional: true,
+    brief: "Files are kept by file handle rather than by descriptor",
+  },
+  "translate-uid": {
+    kind: "parsed",
+    parse: idRule("translate-uid"),
+    optional: true,
+    variadic: true,
+    brief: "guest|host|squash-guest|squash-host|map:FROM:TO:COUNT or forbid-guest:FROM:COUNT, any number of times",
+    placeholder: "RULE",
+  },
+  "translate-gid": {
+    kind: "parsed",
+    parse: idRule("translate-gid"),
+    optional: true,
+    variadic: true,
+    brief: "The same for groups",
+    placeholder: "RULE",
+  },
+  "num-request-queues": text(
+    "N",
+    whole("num-request-queues", 1, QUEUES_MAX),
+    "Request queues offered, each served by a loop of its own [default: one for each CPU]",
+  ),
+  "thread-pool-size": {
+    kind: "parsed",
+    parse: whole("thread-pool-size", 0, 1024),
+    default: "0",
+    brief: "Threads for what may wait, such as a lock, at most; 0: as many as usual",
+    placeholder: "N",
+  },
+  "poll-max-us": {
+    kind: "parsed",
+    parse: whole("poll-max-us", 0, 1_000_000),
+    default: "32",
+    brief: "Look at the queues for up to N microseconds before sleeping, where that pays; 0: never",
+    placeholder: "N",
+  },
+  "rlimit-nofile": text(
+    "N",
+    whole("rlimit-nofile", 0, 2 ** 31),
+    "Open files at most; 0: as it is [default: a million]",
+  ),
+  "exit-on-disconnect": toggle("End when the front end goes, rather than wait for the next"),
+  sandbox: text("none", onlyNone("sandbox", "confine ringfsd from outside"), "Only none, so far"),
+  seccomp: text("none", onlyNone("seccomp", "confine ringfsd from outside"), "Only none, so far"),
+  "log-level": {
+    kind: "enum",
+    values: [...LOG_LEVELS, "trace"],
+    default: "info",
+    brief: "What to say on standard error; trace is debug",
+  },
+  "print-capabilities": toggle("Print what a hypervisor's manager asks for, as JSON"),
+  version: toggle("Print the version"),
+} as const;

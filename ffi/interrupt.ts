@@ -1,0 +1,39 @@
+/**
+ * Interrupting a system call that a thread of ours waits in. A signal does it, if its handler was installed without SA_RESTART; what
+ * the handler does is of no matter, so it is a function of libc that does nothing. JavaScript can be no signal handler.
+ */
+import { SYS } from "./arch.ts";
+import { checked, libc } from "./libc.ts";
+
+/** A real-time signal that neither Deno, V8 nor glibc uses (glibc keeps 32 and 33). */
+const SIGNAL = 40;
+
+/** struct sigaction of glibc: handler, mask of 1024 bits, flags, restorer. The same on x86-64 and arm64. */
+const SIGACTION_BYTES = 152;
+
+/** Makes `interrupt` work, for the whole process. */
+export function installInterrupt(): void {
+  const action = new Uint8Array(SIGACTION_BYTES);
+  new BigUint64Array(action.buffer)[0] = BigInt(Deno.UnsafePointer.value(libc.abs));
+  checked("sigaction", libc.sigaction(SIGNAL, action, null));
+}
+
+/** Has a signal ignored, signal(7): SIG_IGN is the handler at address 1. */
+export function ignoreSignal(number: number): void {
+  const action = new Uint8Array(SIGACTION_BYTES);
+  new BigUint64Array(action.buffer)[0] = 1n;
+  checked("sigaction", libc.sigaction(number, action, null));
+}
+
+/** SIGXFSZ, raised by a write beyond RLIMIT_FSIZE, which then fails with EFBIG. */
+export const SIGXFSZ = 25;
+
+/** The calling thread's number, gettid(2). */
+export function threadId(): number {
+  return libc.syscall3(SYS.gettid, 0, 0, 0);
+}
+
+/** Ends the system call that a thread of this process waits in with EINTR. One that it has yet to enter is not ended. */
+export function interrupt(thread: number): void {
+  libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);
+}

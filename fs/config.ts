@@ -10,7 +10,8 @@ export interface FsOptions {
   /** Extended attributes reach the host's files, mapped by the rules (--xattrmap's language; empty: unchanged). */
   xattr: boolean;
   xattrMap: string;
-  posixAcl: boolean;
+  /** Access and default ACLs; "auto": where the guest can have them, else none. */
+  posixAcl: boolean | "auto";
   securityLabel: boolean;
   /** Every change is refused with EROFS. */
   readonly: boolean;
@@ -63,10 +64,11 @@ export interface FsConfig {
   privileged: boolean;
   /** Loops of the process at most. */
   loops: number;
-  /** Shared memory: session, node table, handle table. */
+  /** Shared memory: session, node table, handle table, lock owners. */
   session: HostAddr;
   nodes: HostAddr;
   handles: HostAddr;
+  locks: HostAddr;
 }
 
 /** Validity of names and of attributes in seconds. */

@@ -38,7 +38,7 @@ export function lookupName(fs: FsService, dir: number, name: Uint8Array<ArrayBuf
   const dirFd = fs.nodes.fd(dir);
   const failed = fs.stat.at(dirFd, name);
   if (failed < 0) return failed;
-  const known = fs.nodes.acquire(fs.stat.identity);
+  const known = fs.nodes.acquire(fs.stat.identity, fs.retire);
   if (known > 0) return known;
   const fd = libc.openat(dirFd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
   return fd < 0 ? -errno() : adopt(fs, fd);
@@ -47,7 +47,7 @@ export function lookupName(fs: FsService, dir: number, name: Uint8Array<ArrayBuf
 function lookupParent(fs: FsService, dir: number): number {
   const failed = dir === ROOT ? fs.stat.of(fs.nodes.fd(ROOT)) : fs.stat.at(fs.nodes.fd(dir), dotDot);
   if (failed < 0) return failed;
-  const known = fs.nodes.acquire(fs.stat.identity);
+  const known = fs.nodes.acquire(fs.stat.identity, fs.retire);
   return known > 0 ? known : -ENOENT;
 }
 

@@ -3,12 +3,12 @@
  * would let a guest name our sockets: its lower 20 bits are a slot, the 12 above them count how often the slot was used.
  */
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { Slots } from "./slots.ts";
 
-/** Open files at most: the process's descriptors end before. */
-const SLOTS = 1 << 20;
-const SLOT_MASK = SLOTS - 1;
+const SLOT_MASK = 0xfffff;
+/** Open files at most: the process's descriptors end before. Without the last slot, whose fh could be all ones, and its KEY so 0. */
+const SLOTS = SLOT_MASK;
 const WORDS = 8;
-const CHUNK = 64;
 
 // Words of a handle.
 /** The fh with all bits flipped while it is open, else 0. */
@@ -22,9 +22,11 @@ const POSITION_HI = 4;
 const USES = 5;
 /** Files: what is known of reading without waiting, see ops_file.ts; 0 at first. */
 const READING = 6;
+/** Of a free slot: the next one. */
+const LINK = 7;
 
 /** Words of the head. */
-const USED = 0;
+const SLOTS_HEAD = 0;
 const OPEN = 16;
 const HANDLES_AT = 32;
 const BYTES = (HANDLES_AT + SLOTS * WORDS) * 4;
@@ -39,10 +41,12 @@ export function allocateHandles(): HostAddr {
 
 export class HandleTable {
   readonly #words: Int32Array<ArrayBuffer>;
-  #free: number[] = [];
+  readonly #slots: Slots;
 
   constructor(addr: HostAddr) {
     this.#words = new Int32Array(viewAt(addr, BYTES));
+    const layout = { head: SLOTS_HEAD, first: HANDLES_AT, words: WORDS, link: LINK, count: SLOTS };
+    this.#slots = new Slots(this.#words, layout);
   }
 
   /** Handles that are open now. */
@@ -53,7 +57,7 @@ export class HandleTable {
   /** Opens a handle for a descriptor, which is the table's from now on. Returns the fh, unsigned, or -1 where the table is full. */
   insert(fd: number, kind: number): number {
     const w = this.#words;
-    const slot = this.#take();
+    const slot = this.#slots.take();
     if (slot < 0) return -1;
     const at = HANDLES_AT + slot * WORDS;
     const uses = w[at + USES] = (w[at + USES] + 1) & 0xfff;
@@ -85,7 +89,7 @@ export class HandleTable {
     // Two loops may be told to release the same handle: one of them does.
     if (Atomics.compareExchange(w, key, ~lo, 0) !== ~lo) return -1;
     Atomics.sub(w, OPEN, 1);
-    this.#free.push(slot);
+    this.#slots.give(slot);
     return fd;
   }
 
@@ -114,28 +118,19 @@ export class HandleTable {
   /** Closes every handle, and hands each descriptor to `close`. No other loop may use the table meanwhile. */
   clear(close: (fd: number) => void): void {
     const w = this.#words;
-    const used = Math.min(w[USED], SLOTS);
+    const { used } = this.#slots;
     for (let slot = 0; slot < used; slot++) {
       const at = HANDLES_AT + slot * WORDS;
       if (w[at + KEY] !== 0) close(w[at + FD]);
       w[at + KEY] = 0;
     }
-    w[USED] = w[OPEN] = 0;
+    w[OPEN] = 0;
     // The uses stay, so that an fh of before the clearing names nothing after it.
-    this.forgetFree();
+    this.#slots.reset(0);
   }
 
   /** The table was cleared by another loop. */
   forgetFree(): void {
-    this.#free = [];
-  }
-
-  #take(): number {
-    const slot = this.#free.pop();
-    if (slot !== undefined) return slot;
-    const first = Atomics.add(this.#words, USED, CHUNK);
-    if (first + CHUNK > SLOTS) return -1;
-    for (let i = CHUNK - 1; i > 0; i--) this.#free.push(first + i);
-    return first;
+    this.#slots.forget();
   }
 }

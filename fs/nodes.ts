@@ -10,6 +10,7 @@
  */
 import { allocate, discard, type HostAddr, viewAt } from "../ffi/memory.ts";
 import { lock, unlock } from "./shared.ts";
+import { Slots } from "./slots.ts";
 
 export const ROOT = 1;
 
@@ -24,20 +25,23 @@ const GENERATION = 0;
 const COUNT = 1;
 /** Its upper part, in units of CARRY. */
 const COUNT_HIGH = 2;
-const FD = 3;
+/** The descriptor, and above its FD_BITS the type. */
+const FILE = 3;
 /** The next slot in the bucket's chain. */
 const NEXT = 4;
 const INO_LO = 5;
 const INO_HI = 6;
 const DEV = 7;
 const MOUNT = 8;
-/** S_IFMT of the file: it never changes. */
-const TYPE = 9;
+/** Of a free slot: the next one. */
+const LINK = 9;
 
+const FD_BITS = 27;
+const FD_MAX = 2 ** FD_BITS - 1;
 const CARRY = 2 ** 30;
 
 // Words of the head.
-const USED = 0;
+const SLOTS_HEAD = 0;
 const GENERATIONS = 16;
 const CONTENDED = 32;
 const KNOWN = 48;
@@ -45,8 +49,6 @@ const BUCKETS_AT = 64;
 const NODES_AT = BUCKETS_AT + BUCKETS * 2;
 const BYTES = (NODES_AT + SLOTS * WORDS) * 4;
 
-/** Slots that a loop takes at a time, to give them out by itself. */
-const CHUNK = 64;
 /** A walker whose chain was changed under it may stray; behind this many steps it takes the lock. */
 const MAX_STEPS = 1000;
 
@@ -66,28 +68,37 @@ export function allocateNodes(): HostAddr {
   return allocate(BYTES).addr;
 }
 
+/** Closes a descriptor that is in the table no more. */
+export type Retire = (fd: number) => void;
+
+/** The descriptor in what `file` returned. */
+export const fdOf = (file: number): number => file & FD_MAX;
+/** S_IFMT of the file, which never changes. */
+export const typeOf = (file: number): number => file >>> FD_BITS << 12;
+
 export class NodeTable {
   readonly #words: Int32Array<ArrayBuffer>;
   readonly #addr: HostAddr;
+  readonly #slots: Slots;
   /** Whether the last `insert` made a node, which then has its descriptor. */
   inserted = false;
-  /** Slots that this loop may give out. */
-  #free: number[] = [];
 
   constructor(addr: HostAddr) {
     this.#addr = addr;
     this.#words = new Int32Array(viewAt(addr, BYTES));
+    const layout = { head: SLOTS_HEAD, first: NODES_AT, words: WORDS, link: LINK, count: SLOTS };
+    this.#slots = new Slots(this.#words, layout);
   }
 
-  /** Makes the root known. `fd` stays the caller's. */
+  /** Makes the root known, in a table that is new or was cleared. `fd` stays the caller's. */
   setRoot(fd: number, id: Identity, type: number): void {
     const w = this.#words;
     const at = NODES_AT + ROOT * WORDS;
     // Slot 0 stands for "none".
-    Atomics.compareExchange(w, USED, 0, ROOT + 1);
+    this.#slots.reset(ROOT + 1);
     this.#fill(at, fd, id, type, 0);
-    w[at + COUNT_HIGH] = 1;
-    const bucket = this.#bucket(id);
+    w[at + COUNT] = 1;
+    const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
     w[at + NEXT] = w[bucket];
     Atomics.store(w, bucket, ROOT);
   }
@@ -98,12 +109,20 @@ export class NodeTable {
     const w = this.#words;
     const at = NODES_AT + lo * WORDS;
     if (w[at + GENERATION] !== (hi | 0)) return 0;
-    return w[at + COUNT] > 0 || w[at + COUNT_HIGH] > 0 ? lo : 0;
+    return w[at + COUNT] > 0 ? lo : 0;
   }
 
   /** The O_PATH descriptor of a slot. */
   fd(slot: number): number {
-    return this.#words[NODES_AT + slot * WORDS + FD];
+    return fdOf(this.file(slot));
+  }
+
+  /**
+   * Descriptor and type of a slot, of the same file: see fdOf, typeOf. Asked for one after the other they may be those of two, for
+   * another loop may give the slot away meanwhile, and what one found to be a regular file would be a device.
+   */
+  file(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + FILE];
   }
 
   /** The upper half of a slot's nodeid. */
@@ -113,7 +132,7 @@ export class NodeTable {
 
   /** S_IFMT of a slot's file. */
   type(slot: number): number {
-    return this.#words[NODES_AT + slot * WORDS + TYPE];
+    return typeOf(this.file(slot));
   }
 
   /** Nodes that are known now, the root not counted. */
@@ -126,20 +145,22 @@ export class NodeTable {
     return Atomics.load(this.#words, CONTENDED);
   }
 
-  /** Raises the lookup count of a known node and returns its slot, or 0 where it is not known. Takes no lock, in the usual case. */
-  acquire(id: Identity): number {
+  /**
+   * Raises the lookup count of a known node and returns its slot, or 0 where it is not known. Takes no lock, in the usual case.
+   * `retire` as for `forget`.
+   */
+  acquire(id: Identity, retire: Retire): number {
     const w = this.#words;
-    const bucket = this.#bucket(id);
-    let slot = Atomics.load(w, bucket);
+    let slot = Atomics.load(w, this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount));
     for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
       const at = NODES_AT + slot * WORDS;
-      if (this.#is(at, id) && this.#raise(at)) {
+      if (this.#is(at, id) && this.#raise(slot)) {
         if (this.#is(at, id)) {
-          if (w[at + COUNT] > CARRY * 1.5) this.#carry(bucket, at);
+          if (w[at + COUNT] > CARRY * 1.5) this.#carry(slot);
           return slot;
         }
         // The slot was given to another file between the two looks.
-        this.forget(slot, 1, null);
+        this.forget(slot, this.generation(slot), 1, retire);
       }
       slot = w[at + NEXT];
     }
@@ -153,15 +174,14 @@ export class NodeTable {
   insert(id: Identity, fd: number, type: number): number {
     this.inserted = false;
     const w = this.#words;
-    const fresh = this.#take();
-    if (fresh === 0) return 0;
-    const bucket = this.#bucket(id);
+    const fresh = fd > FD_MAX ? -1 : this.#slots.take();
+    if (fresh < 0) return 0;
+    const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
     this.#lock(bucket);
     try {
       for (let slot = w[bucket]; slot !== 0; slot = w[NODES_AT + slot * WORDS + NEXT]) {
-        const at = NODES_AT + slot * WORDS;
-        if (!this.#is(at, id) || !this.#raise(at)) continue;
-        this.#free.push(fresh);
+        if (!this.#is(NODES_AT + slot * WORDS, id) || !this.#raise(slot)) continue;
+        this.#slots.give(fresh);
         return slot;
       }
       const at = NODES_AT + fresh * WORDS;
@@ -178,20 +198,15 @@ export class NodeTable {
   }
 
   /**
-   * Lowers a node's lookup count by `count`, a number of the guest's. At zero the node is forgotten, and its descriptor handed to
-   * `retire`. More than the count is the count. The root stays.
+   * Lowers the lookup count of a nodeid by `count`, a number of the guest's. At zero the node is forgotten, and its descriptor handed
+   * to `retire`. More than the count is the count. The root stays, and a nodeid that names nothing is left alone.
    */
-  forget(slot: number, count: number, retire: ((fd: number) => void) | null): void {
-    if (slot === ROOT) return;
+  forget(lo: number, hi: number, count: number, retire: Retire): void {
+    if (lo <= ROOT || lo >= SLOTS) return;
     const w = this.#words;
-    const at = NODES_AT + slot * WORDS;
-    const bucket = this.#bucket({
-      inoLo: w[at + INO_LO],
-      inoHi: w[at + INO_HI],
-      dev: w[at + DEV],
-      mount: w[at + MOUNT],
-    });
-    this.#lock(bucket);
+    const at = NODES_AT + lo * WORDS;
+    const bucket = this.#lockNode(lo, hi);
+    if (bucket === 0) return;
     let fd = -1;
     try {
       while (count > w[at + COUNT] - 1 && w[at + COUNT_HIGH] > 0) {
@@ -208,62 +223,48 @@ export class NodeTable {
         if (left > 0) return;
         break;
       }
-      fd = w[at + FD];
-      this.#unlink(bucket, slot);
+      fd = this.fd(lo);
+      this.#unlink(bucket, lo);
       Atomics.store(w, at + GENERATION, this.#nextGeneration());
       Atomics.sub(w, KNOWN, 1);
     } finally {
       unlock(w, bucket + 1);
     }
-    this.#free.push(slot);
-    if (retire) retire(fd);
+    this.#slots.give(lo);
+    retire(fd);
   }
 
   /** Forgets every node but the root, and hands each descriptor to `close`. No other loop may use the table meanwhile. */
-  clear(close: (fd: number) => void): void {
+  clear(close: Retire): void {
     const w = this.#words;
     const root = NODES_AT + ROOT * WORDS;
     const id = { inoLo: w[root + INO_LO], inoHi: w[root + INO_HI], dev: w[root + DEV], mount: w[root + MOUNT] };
-    const rootFd = w[root + FD];
-    const type = w[root + TYPE];
-    const used = Math.min(w[USED], SLOTS);
+    const rootFile = this.file(ROOT);
+    const { used } = this.#slots;
     for (let slot = ROOT + 1; slot < used; slot++) {
-      const at = NODES_AT + slot * WORDS;
-      if (w[at + COUNT] > 0 || w[at + COUNT_HIGH] > 0) close(w[at + FD]);
+      if (w[NODES_AT + slot * WORDS + COUNT] > 0) close(this.fd(slot));
     }
     const generations = w[GENERATIONS];
     const contended = w[CONTENDED];
     discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / 1024) * 4096);
     w[GENERATIONS] = generations;
     w[CONTENDED] = contended;
-    this.forgetFree();
-    this.setRoot(rootFd, id, type);
+    this.setRoot(fdOf(rootFile), id, typeOf(rootFile));
   }
 
   /** The table was cleared by another loop: the slots that this one kept for itself are no longer its own. */
   forgetFree(): void {
-    this.#free = [];
-  }
-
-  /** A slot to give out, or 0. */
-  #take(): number {
-    const slot = this.#free.pop();
-    if (slot !== undefined) return slot;
-    const first = Atomics.add(this.#words, USED, CHUNK);
-    if (first + CHUNK > SLOTS) return 0;
-    for (let i = CHUNK - 1; i > 0; i--) this.#free.push(first + i);
-    return first;
+    this.#slots.forget();
   }
 
   #fill(at: number, fd: number, id: Identity, type: number, generation: number): void {
     const w = this.#words;
     w[at + COUNT_HIGH] = 0;
-    w[at + FD] = fd;
+    w[at + FILE] = fd | type >> 12 << FD_BITS;
     w[at + INO_LO] = id.inoLo;
     w[at + INO_HI] = id.inoHi;
     w[at + DEV] = id.dev;
     w[at + MOUNT] = id.mount;
-    w[at + TYPE] = type;
     Atomics.store(w, at + GENERATION, generation);
   }
 
@@ -273,25 +274,44 @@ export class NodeTable {
       w[at + MOUNT] === (id.mount | 0);
   }
 
-  /** Raises a count that is not zero. False where it is. */
-  #raise(at: number): boolean {
+  /** Raises a count that is not zero, of the root in name only. False where it is zero. */
+  #raise(slot: number): boolean {
     const w = this.#words;
+    const at = NODES_AT + slot * WORDS + COUNT;
     for (;;) {
-      const had = Atomics.load(w, at + COUNT);
-      if (had <= 0) return at === NODES_AT + ROOT * WORDS;
-      if (Atomics.compareExchange(w, at + COUNT, had, had + 1) === had) return true;
+      const had = Atomics.load(w, at);
+      if (had <= 0) return false;
+      if (slot === ROOT || Atomics.compareExchange(w, at, had, had + 1) === had) return true;
     }
   }
 
   /** Moves part of a large count to its upper word, before it overflows. */
-  #carry(bucket: number, at: number): void {
+  #carry(slot: number): void {
     const w = this.#words;
-    this.#lock(bucket);
+    const at = NODES_AT + slot * WORDS;
+    const bucket = this.#lockNode(slot, this.generation(slot));
+    if (bucket === 0) return;
     if (w[at + COUNT] > CARRY * 1.5) {
       Atomics.sub(w, at + COUNT, CARRY);
       w[at + COUNT_HIGH]++;
     }
     unlock(w, bucket + 1);
+  }
+
+  /**
+   * Takes the lock of the bucket that a known node is in, and returns the bucket; or 0 where there is no such node any more. Until
+   * the lock is there, another loop may forget the node and give its slot to another file, in another bucket: the identity that
+   * was read is the node's own only if its generation still stands behind the lock.
+   */
+  #lockNode(slot: number, generation: number): number {
+    const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
+    if (Atomics.load(w, at + GENERATION) !== (generation | 0)) return 0;
+    const bucket = this.#bucket(w[at + INO_LO], w[at + INO_HI], w[at + DEV], w[at + MOUNT]);
+    this.#lock(bucket);
+    if (Atomics.load(w, at + GENERATION) === (generation | 0) && w[at + COUNT] > 0) return bucket;
+    unlock(w, bucket + 1);
+    return 0;
   }
 
   #unlink(bucket: number, slot: number): void {
@@ -306,9 +326,8 @@ export class NodeTable {
   }
 
   /** The word of an identity's bucket; its lock is the next one. */
-  #bucket(id: Identity): number {
-    let h = Math.imul(id.inoLo, 0x9e3779b1) ^ Math.imul(id.inoHi, 0x85ebca6b) ^ Math.imul(id.dev, 0xc2b2ae35) ^
-      id.mount;
+  #bucket(inoLo: number, inoHi: number, dev: number, mount: number): number {
+    let h = Math.imul(inoLo, 0x9e3779b1) ^ Math.imul(inoHi, 0x85ebca6b) ^ Math.imul(dev, 0xc2b2ae35) ^ mount;
     h ^= h >>> 15;
     return BUCKETS_AT + (h & (BUCKETS - 1)) * 2;
   }

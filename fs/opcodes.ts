@@ -3,8 +3,11 @@ import type { FsService } from "./service.ts";
 import * as attr from "./ops_attr.ts";
 import * as dir from "./ops_dir.ts";
 import * as file from "./ops_file.ts";
+import * as lock from "./ops_lock.ts";
+import * as more from "./ops_more.ts";
 import * as names from "./ops_names.ts";
 import * as session from "./ops_session.ts";
+import * as xattr from "./ops_xattr.ts";
 import * as wire from "./wire.ts";
 
 /** Serves a request: bytes of its reply, -errno, or one of results.ts. */
@@ -61,6 +64,10 @@ op[wire.FUSE_STATFS] = operation("STATFS", 0, attr.statfs);
 op[wire.FUSE_RELEASE] = operation("RELEASE", wire.fuse_release_in.sizeof, file.release, anyNode);
 op[wire.FUSE_FSYNC] = operation("FSYNC", wire.fuse_fsync_in.sizeof, file.fsync, anyNode);
 op[wire.FUSE_FLUSH] = operation("FLUSH", wire.fuse_flush_in.sizeof, file.flush, anyNode);
+op[wire.FUSE_SETXATTR] = operation("SETXATTR", wire.FUSE_COMPAT_SETXATTR_IN_SIZE + 1, xattr.setxattr);
+op[wire.FUSE_GETXATTR] = operation("GETXATTR", wire.fuse_getxattr_in.sizeof + 1, xattr.getxattr);
+op[wire.FUSE_LISTXATTR] = operation("LISTXATTR", wire.fuse_getxattr_in.sizeof, xattr.listxattr);
+op[wire.FUSE_REMOVEXATTR] = operation("REMOVEXATTR", 1, xattr.removexattr);
 op[wire.FUSE_INIT] = operation("INIT", 16, session.init, { needsNode: false, always: true });
 op[wire.FUSE_OPENDIR] = operation("OPENDIR", wire.fuse_open_in.sizeof, dir.opendir);
 op[wire.FUSE_READDIR] = operation("READDIR", wire.fuse_read_in.sizeof, dir.readdir, anyNode);
@@ -75,3 +82,22 @@ op[wire.FUSE_INTERRUPT] = operation("INTERRUPT", wire.fuse_interrupt_in.sizeof, 
 op[wire.FUSE_DESTROY] = operation("DESTROY", 0, session.destroy, { needsNode: false, always: true });
 op[wire.FUSE_LSEEK] = operation("LSEEK", wire.fuse_lseek_in.sizeof, file.lseek, anyNode);
 op[wire.FUSE_FALLOCATE] = operation("FALLOCATE", wire.fuse_fallocate_in.sizeof, file.fallocate, anyNode);
+op[wire.FUSE_GETLK] = operation("GETLK", wire.fuse_lk_in.sizeof, lock.getlk);
+op[wire.FUSE_SETLK] = operation("SETLK", wire.fuse_lk_in.sizeof, lock.setlk);
+op[wire.FUSE_SETLKW] = operation("SETLKW", wire.fuse_lk_in.sizeof, lock.setlkw);
+op[wire.FUSE_IOCTL] = operation("IOCTL", wire.fuse_ioctl_in.sizeof, more.ioctl, anyNode);
+op[wire.FUSE_COPY_FILE_RANGE] = operation(
+  "COPY_FILE_RANGE",
+  wire.fuse_copy_file_range_in.sizeof,
+  more.copyFileRange,
+  anyNode,
+);
+op[wire.FUSE_COPY_FILE_RANGE_64] = operation(
+  "COPY_FILE_RANGE_64",
+  wire.fuse_copy_file_range_in.sizeof,
+  more.copyFileRange64,
+  anyNode,
+);
+op[wire.FUSE_SYNCFS] = operation("SYNCFS", wire.fuse_syncfs_in.sizeof, more.syncfs);
+op[wire.FUSE_TMPFILE] = operation("TMPFILE", wire.fuse_create_in.sizeof, more.tmpfile);
+op[wire.FUSE_STATX] = operation("STATX", wire.fuse_statx_in.sizeof, more.statx);

@@ -13,6 +13,8 @@ import {
 } from "../ffi/stat_layout.ts";
 import { ARG, BODY } from "./entry.ts";
 import { KIND_DIR, KIND_FILE } from "./handles.ts";
+import { fdOf, typeOf } from "./nodes.ts";
+import { dropMappedCapability } from "./ops_xattr.ts";
 import type { FsService } from "./service.ts";
 import * as wire from "./wire.ts";
 import { fuse_access_in, fuse_attr_out, fuse_getattr_in, fuse_kstatfs, fuse_setattr_in } from "./wire.ts";
@@ -61,7 +63,8 @@ function answerAttr(fs: FsService, fd: number): number {
 export function setattr(fs: FsService): number {
   const { in32 } = fs.requests;
   const valid = in32[ARG + (fuse_setattr_in.valid >> 2)];
-  const nodeFd = fs.nodes.fd(fs.node);
+  const file = fs.nodes.file(fs.node);
+  const nodeFd = fdOf(file);
   let open = -1;
   if (valid & wire.FATTR_FH) {
     const at = ARG + (fuse_setattr_in.fh >> 2);
@@ -71,7 +74,7 @@ export function setattr(fs: FsService): number {
   let failed = 0;
   if (valid & wire.FATTR_MODE) failed = chmod(fs, nodeFd, open);
   if (failed === 0 && valid & (wire.FATTR_UID | wire.FATTR_GID)) failed = chown(fs, nodeFd, valid);
-  if (failed === 0 && valid & wire.FATTR_SIZE) failed = truncate(fs, nodeFd, open);
+  if (failed === 0 && valid & wire.FATTR_SIZE) failed = truncate(fs, file, open);
   if (failed === 0 && valid & (wire.FATTR_ATIME | wire.FATTR_MTIME)) failed = utimens(fs, nodeFd, valid);
   return failed < 0 ? failed : answerAttr(fs, nodeFd);
 }
@@ -85,20 +88,36 @@ function chmod(fs: FsService, nodeFd: number, open: number): number {
 
 function chown(fs: FsService, nodeFd: number, valid: number): number {
   const { in32 } = fs.requests;
-  const uid = valid & wire.FATTR_UID ? in32[ARG + (fuse_setattr_in.uid >> 2)] : UNCHANGED;
-  const gid = valid & wire.FATTR_GID ? in32[ARG + (fuse_setattr_in.gid >> 2)] : UNCHANGED;
+  let uid = valid & wire.FATTR_UID ? in32[ARG + (fuse_setattr_in.uid >> 2)] : UNCHANGED;
+  let gid = valid & wire.FATTR_GID ? in32[ARG + (fuse_setattr_in.gid >> 2)] : UNCHANGED;
+  if (fs.ids !== null && valid & wire.FATTR_UID) uid = fs.ids.uid.toHost(uid);
+  if (fs.ids !== null && valid & wire.FATTR_GID) gid = fs.ids.gid.toHost(gid);
+  if (uid < 0 || gid < 0) return uid < 0 ? uid : gid;
+  const failed = dropMappedCapability(fs, nodeFd);
+  if (failed < 0) return failed;
   return libc.fchownat(nodeFd, noName, uid, gid, AT_EMPTY_PATH) < 0 ? -errno() : 0;
 }
 
-function truncate(fs: FsService, nodeFd: number, open: number): number {
+function truncate(fs: FsService, file: number, open: number): number {
   const { in32 } = fs.requests;
   const at = ARG + (fuse_setattr_in.size >> 2);
   size32[0] = in32[at];
   size32[1] = in32[at + 1];
+  const kill = (in32[ARG + (fuse_setattr_in.valid >> 2)] & wire.FATTR_KILL_SUIDGID) !== 0;
+  const bare = kill && fs.credentials.clearBits();
+  const result = truncateTo(fs, file, open);
+  if (bare) fs.credentials.keepBits();
+  return result;
+}
+
+/** To the size in `size64`. */
+function truncateTo(fs: FsService, file: number, open: number): number {
+  const dropped = dropMappedCapability(fs, open >= 0 ? open : fdOf(file));
+  if (dropped < 0) return dropped;
   if (open >= 0) return libc.ftruncate(open, size64[0]) < 0 ? -errno() : 0;
-  const type = fs.nodes.type(fs.node);
+  const type = typeOf(file);
   if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : -EINVAL;
-  const fd = fs.proc.open(nodeFd, O_WRONLY | O_NONBLOCK);
+  const fd = fs.proc.open(fdOf(file), O_WRONLY | O_NONBLOCK);
   if (fd < 0) return fd;
   const failed = libc.ftruncate(fd, size64[0]) < 0 ? -errno() : 0;
   libc.close(fd);

@@ -1,6 +1,6 @@
 /** Operations on open directories. The host's d_off goes to the guest as it is, and comes back to resume from. */
 import { O_DIRECTORY, O_RDONLY } from "../ffi/arch.ts";
-import { EBADF, EINVAL, ENOTDIR } from "../ffi/errno.ts";
+import { EBADF, EINVAL, ENOENT, ENOTDIR } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { linux_dirent64, S_IFDIR, SEEK_SET } from "../ffi/stat_layout.ts";
 import { ARG, BODY, lookupName, putEntry } from "./entry.ts";
@@ -36,7 +36,9 @@ export function opendir(fs: FsService): number {
   if (fs.nodes.type(fs.node) !== S_IFDIR) return -ENOTDIR;
   const fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fd;
-  const flags = fs.config.options.cache === "always" ? wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR : 0;
+  const { cache } = fs.config.options;
+  const kept = cache === "always" || cache === "metadata";
+  const flags = kept ? wire.FOPEN_KEEP_CACHE | wire.FOPEN_CACHE_DIR : 0;
   return putOpen(fs, BODY, fd, KIND_DIR, flags);
 }
 
@@ -71,15 +73,17 @@ function readEntries(fs: FsService, slot: number, plus: boolean): number {
   const fh = in32[at];
   const fd = fs.handles.fd(fh, in32[at + 1], KIND_DIR);
   if (fd < 0) return -EBADF;
+  if (plus && fs.node === 0) return -ENOENT;
   const from = ARG + (fuse_read_in.offset >> 2);
   const failed = seek(fs, fd, fh, in32[from], in32[from + 1]);
   if (failed < 0) return failed;
+  // Until it is known how far the guest gets with what is read now.
+  fs.handles.setPosition(fh, -1, -1);
   const room = Math.min(
     in32[ARG + (fuse_read_in.size >> 2)],
     requests.writableBytes[slot] - fuse_out_header.sizeof,
     requests.out.length - fuse_out_header.sizeof,
   );
-  if (plus && fs.node === 0) return -EBADF;
   const bytes = libc.getdents64(fd, dirents, Math.max(DIRENTS_MIN, Math.min(room, DIRENTS_MAX)));
   if (bytes < 0) return -errno();
   return putEntries(fs, fh, bytes, room, plus);
@@ -111,14 +115,11 @@ function putEntries(fs: FsService, fh: number, bytes: number, room: number, plus
     at += direntsView.getUint16(at + linux_dirent64.d_reclen, true);
   }
   if (done === 0) return bytes === 0 ? 0 : -EINVAL;
-  // Behind the last entry that fits, the descriptor stands only if that was the last one read.
-  const stands = at === bytes;
-  const offset = last + linux_dirent64.d_off;
-  fs.handles.setPosition(
-    fh,
-    stands ? direntsView.getUint32(offset, true) : -1,
-    stands ? direntsView.getUint32(offset + 4, true) : -1,
-  );
+  // The descriptor stands behind the last entry that was read: is that the last one that fits?
+  if (at === bytes) {
+    const offset = last + linux_dirent64.d_off;
+    fs.handles.setPosition(fh, direntsView.getUint32(offset, true), direntsView.getUint32(offset + 4, true));
+  }
   return done;
 }
 

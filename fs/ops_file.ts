@@ -4,6 +4,7 @@ import {
   O_APPEND,
   O_CLOEXEC,
   O_CREAT,
+  O_DIRECT,
   O_DSYNC,
   O_EXCL,
   O_LARGEFILE,
@@ -11,16 +12,22 @@ import {
   O_NOFOLLOW,
   O_NONBLOCK,
   O_PATH,
+  O_RDWR,
   O_SYNC,
   O_TRUNC,
+  O_WRONLY,
 } from "../ffi/arch.ts";
-import { EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ENFILE, ENXIO, EOPNOTSUPP } from "../ffi/errno.ts";
+import { EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENFILE, ENXIO, EOPNOTSUPP } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
-import { RWF_NOWAIT, S_IFDIR, S_IFREG, statfs } from "../ffi/stat_layout.ts";
+import { F_DUPFD_CLOEXEC, F_SETFL, RWF_APPEND, RWF_NOWAIT, S_IFDIR, S_IFLNK, S_IFREG, statfs } from "../ffi/stat_layout.ts";
 import { IORING_FSYNC_DATASYNC } from "../ffi/uring_layout.ts";
+import type { FsOptions } from "./config.ts";
+import { beginCreation, endCreation, label } from "./creation.ts";
 import { adopt, ARG, ARG_BYTE, BODY, lookupName, putEntry } from "./entry.ts";
 import { KIND_FILE } from "./handles.ts";
+import { fdOf, typeOf } from "./nodes.ts";
 import { MAX_SEGMENTS } from "../vq/requests.ts";
+import { dropMappedCapability } from "./ops_xattr.ts";
 import { DATA } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
 import * as wire from "./wire.ts";
@@ -41,22 +48,30 @@ import {
   fuse_write_in,
 } from "./wire.ts";
 
-/** What a guest may ask of open(2): how it reads, writes and syncs, and nothing that names or waits. */
-const OPEN_FLAGS = O_ACCMODE | O_APPEND | O_DSYNC | O_SYNC | O_NOATIME | O_TRUNC | O_LARGEFILE;
+/**
+ * What a guest may ask of open(2): how it reads, writes and syncs, and nothing that names or waits. O_APPEND is a matter of each
+ * write: the client may change it on the open file, and it writes mapped and cached pages to their places through any handle.
+ */
+const OPEN_FLAGS = O_ACCMODE | O_DSYNC | O_SYNC | O_TRUNC | O_LARGEFILE;
 const HEADER = fuse_in_header.sizeof;
 const OUT_HEADER = fuse_out_header.sizeof;
 const WRITE_DATA = HEADER + fuse_write_in.sizeof;
 
+const OPEN_WORD = ARG + (fuse_open_in.flags >> 2);
 const READ_FH = ARG + (fuse_read_in.fh >> 2);
 const READ_OFFSET = ARG + (fuse_read_in.offset >> 2);
 const READ_SIZE = ARG + (fuse_read_in.size >> 2);
 const WRITE_FH = ARG + (fuse_write_in.fh >> 2);
 const WRITE_OFFSET = ARG + (fuse_write_in.offset >> 2);
+const WRITE_FLAGS = ARG + (fuse_write_in.write_flags >> 2);
+const WRITE_OPEN_FLAGS = ARG + (fuse_write_in.flags >> 2);
 const WRITE_SIZE = ARG + (fuse_write_in.size >> 2);
 
 /** How a handle is read: tried without waiting first, by plain calls, or on the ring. */
 const READ_PLAIN = 1;
 const READ_ON_RING = 2;
+/** Opened with O_DIRECT: read and written on the ring, past the page cache. */
+const DIRECT = 3;
 /** File systems without a "do not wait", whose files are in memory anyway: tmpfs, ramfs, hugetlbfs (linux/magic.h). */
 const MEMORY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
 
@@ -64,6 +79,18 @@ const statfsBytes = new Uint8Array(statfs.sizeof);
 const statfs32 = new Uint32Array(statfsBytes.buffer);
 const offset64 = new BigInt64Array(1);
 const offset32 = new Uint32Array(offset64.buffer);
+
+/** The flags that the options let pass. */
+export function openMask(options: FsOptions): number {
+  return OPEN_FLAGS | (options.preserveNoatime ? O_NOATIME : 0) | (options.allowDirectIo ? O_DIRECT : 0);
+}
+
+/** Flags for open(2), from the guest's. With a write-back cache the client reads what it is to write a part of. */
+export function hostFlags(fs: FsService, flags: number): number {
+  const cached = (fs.session.flags & wire.FUSE_WRITEBACK_CACHE) !== 0;
+  if (cached && (flags & O_ACCMODE) === O_WRONLY) flags = (flags & ~O_ACCMODE) | O_RDWR;
+  return flags & fs.openMask;
+}
 
 /** FOPEN_* bits of a file, by the cache policy. */
 function openFlags(fs: FsService): number {
@@ -86,17 +113,37 @@ export function putOpen(fs: FsService, at: number, fd: number, kind: number, fla
   return fuse_open_out.sizeof;
 }
 
+/** The same for a file, by a request that begins with its flags: OPEN, CREATE, TMPFILE. */
+function putFile(fs: FsService, at: number, fd: number): number {
+  const bytes = putOpen(fs, at, fd, KIND_FILE, openFlags(fs));
+  if (bytes > 0 && fs.requests.in32[OPEN_WORD] & fs.openMask & O_DIRECT) {
+    fs.handles.setReading(fs.requests.out32[at + (fuse_open_out.fh >> 2)], DIRECT);
+  }
+  return bytes;
+}
+
 /** Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. */
 function openNode(fs: FsService, node: number, flags: number): number {
-  const type = fs.nodes.type(node);
-  if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : -ENXIO;
-  return fs.proc.open(fs.nodes.fd(node), (flags & OPEN_FLAGS) | O_NONBLOCK);
+  const file = fs.nodes.file(node);
+  const type = typeOf(file);
+  if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : type === S_IFLNK ? -ELOOP : -ENXIO;
+  // Not to wait for the holder of a lease, fcntl(2).
+  const wanted = hostFlags(fs, flags);
+  const fd = fs.proc.open(fdOf(file), wanted | O_NONBLOCK);
+  // The ring takes O_NONBLOCK for a file that never waits, and would read from a slow file system itself instead of in a worker.
+  if (fd >= 0) libc.fcntl(fd, F_SETFL, wanted & (O_DIRECT | O_NOATIME));
+  if (fd >= 0 && wanted & O_TRUNC) dropMappedCapability(fs, fd);
+  return fd;
 }
 
 export function open(fs: FsService): number {
   const flags = fs.requests.in32[ARG + (fuse_open_in.flags >> 2)];
+  // With HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits.
+  const kill = fs.requests.in32[ARG + (fuse_open_in.open_flags >> 2)] & wire.FUSE_OPEN_KILL_SUIDGID;
+  const bare = kill !== 0 && fs.credentials.clearBits();
   const fd = openNode(fs, fs.node, flags);
-  return fd < 0 ? fd : putOpen(fs, BODY, fd, KIND_FILE, openFlags(fs));
+  if (bare) fs.credentials.keepBits();
+  return fd < 0 ? fd : putFile(fs, BODY, fd);
 }
 
 export function create(fs: FsService): number {
@@ -106,23 +153,33 @@ export function create(fs: FsService): number {
   const flags = in32[ARG + (fuse_create_in.flags >> 2)];
   const mode = in32[ARG + (fuse_create_in.mode >> 2)];
   // Exclusively, so that what is opened is ours: a FIFO or a symlink of that name would wait or lead away.
-  const wanted = (flags & OPEN_FLAGS) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  const wanted = hostFlags(fs, flags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   const dirFd = fs.nodes.fd(fs.node);
-  const dressed = fs.credentials.putOn(fs.uid, fs.gid);
+  const behind = fs.nameEnd(ARG_BYTE + fuse_create_in.sizeof) + 1;
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)]);
+  if (dressed < 0) return dressed;
   let fd = libc.openat(dirFd, name, wanted, mode);
   if (fd < 0) fd = -errno();
-  if (dressed) fs.credentials.takeOff();
+  endCreation(fs, dressed);
   if (fd === -EEXIST && (flags & O_EXCL) === 0) return openExisting(fs, name, flags);
-  return fd < 0 ? fd : answerCreated(fs, fd);
+  if (fd < 0) return fd;
+  const failed = label(fs, fd);
+  if (failed === 0) return answerCreated(fs, fd);
+  libc.close(fd);
+  libc.unlinkat(dirFd, name, 0);
+  return failed;
 }
 
 /** CREATE of a name that exists, or that another made meanwhile. */
-function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
+export function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
   const node = lookupName(fs, fs.node, name);
   if (node < 0) return node;
+  const kill = fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)] & wire.FUSE_OPEN_KILL_SUIDGID;
+  const bare = kill !== 0 && fs.credentials.clearBits();
   const fd = openNode(fs, node, flags);
+  if (bare) fs.credentials.keepBits();
   if (fd < 0) {
-    fs.nodes.forget(node, 1, fs.retire);
+    fs.nodes.forget(node, fs.nodes.generation(node), 1, fs.retire);
     return fd;
   }
   if (flags & O_TRUNC) fs.stat.of(fd);
@@ -130,7 +187,7 @@ function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: numbe
 }
 
 /** The node of a file that was just made comes from its descriptor: the name may lead elsewhere by now. */
-function answerCreated(fs: FsService, fd: number): number {
+export function answerCreated(fs: FsService, fd: number): number {
   const pathFd = fs.proc.open(fd, O_PATH);
   const node = pathFd < 0 ? pathFd : adopt(fs, pathFd);
   if (node > 0) return answerOpen(fs, node, fd);
@@ -140,9 +197,9 @@ function answerCreated(fs: FsService, fd: number): number {
 
 function answerOpen(fs: FsService, node: number, fd: number): number {
   putEntry(fs, BODY, node);
-  const opened = putOpen(fs, BODY + (fuse_entry_out.sizeof >> 2), fd, KIND_FILE, openFlags(fs));
+  const opened = putFile(fs, BODY + (fuse_entry_out.sizeof >> 2), fd);
   if (opened > 0) return fuse_entry_out.sizeof + opened;
-  fs.nodes.forget(node, 1, fs.retire);
+  fs.nodes.forget(node, fs.nodes.generation(node), 1, fs.retire);
   return opened;
 }
 
@@ -164,7 +221,7 @@ export function read(fs: FsService, slot: number): number {
   if (size <= 0) return 0;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
   const how = fs.handles.reading(fh);
-  if (how === READ_ON_RING) return readLater(fs, slot, fd, count);
+  if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
   offset32[0] = in32[READ_OFFSET];
   offset32[1] = in32[READ_OFFSET + 1];
   const n = libc.preadv2(fd, requests.iovAddr[slot], count, offset64[0], how === READ_PLAIN ? 0 : RWF_NOWAIT);
@@ -206,14 +263,19 @@ export function write(fs: FsService, slot: number): number {
   const size = in32[WRITE_SIZE];
   if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
-  if (fs.writes.throttled) return writeLater(fs, slot, fd, count);
+  const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
+  if (fs.capability !== null) dropMappedCapability(fs, fd);
+  const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;
+  if ((fs.writes.throttled || direct) && !kill) return writeLater(fs, slot, fd, count);
   offset32[0] = in32[WRITE_OFFSET];
   offset32[1] = in32[WRITE_OFFSET + 1];
+  const bare = kill && fs.credentials.clearBits();
   fs.writes.before();
-  const n = libc.pwritev(fd, requests.iovAddr[slot], count, offset64[0]);
+  const n = libc.pwritev2(fd, requests.iovAddr[slot], count, offset64[0], appends(in32) ? RWF_APPEND : 0);
+  const failed = n < 0 ? errno() : 0;
   fs.writes.after();
+  if (bare) fs.credentials.keepBits();
   if (n < 0) {
-    const failed = errno();
     return failed === EINTR ? writeLater(fs, slot, fd, count) : -failed;
   }
   out32[BODY] = n;
@@ -231,8 +293,14 @@ function writeLater(fs: FsService, slot: number, fd: number, count: number): num
   const at = slot * MAX_SEGMENTS * 4;
   if (count === 1) ring.prep_write(sqe, fd, iov32[at], iov32[at + 1], iov32[at + 2], offLo, offHi);
   else ring.prep_writev(sqe, fd, requests.iovAddrLo(slot), requests.iovAddrHi(slot), count, offLo, offHi);
+  if (appends(in32)) ring.sqe_set_rw_flags(sqe, RWF_APPEND);
   loop.forSlot(sqe, slot);
   return fs.later(slot, WAITS_WRITE);
+}
+
+/** Whether a WRITE goes to the file's end, wherever others have moved that. What comes out of the client's cache has its place. */
+function appends(in32: Uint32Array): boolean {
+  return (in32[WRITE_OPEN_FLAGS] & O_APPEND) !== 0 && (in32[WRITE_FLAGS] & wire.FUSE_WRITE_CACHE) === 0;
 }
 
 /** f_type of statfs(2) for an open file, or 0. */
@@ -259,9 +327,19 @@ export function release(fs: FsService): number {
 export function flush(fs: FsService): number {
   const fd = fileFd(fs, fuse_flush_in.fh);
   if (fd < 0) return -EBADF;
+  dropLocks(fs);
   const copy = libc.dup(fd);
   if (copy < 0) return -errno();
   return libc.close(copy) < 0 ? -errno() : 0;
+}
+
+/** POSIX locks of an owner go with any close of the file, fcntl(2). */
+function dropLocks(fs: FsService): void {
+  if (!fs.config.options.posixLock || fs.node === 0) return;
+  const { in32 } = fs.requests;
+  const owner = ARG + (fuse_flush_in.lock_owner >> 2);
+  const fd = fs.locks.remove(fs.node, fs.nodes.generation(fs.node), in32[owner], in32[owner + 1]);
+  if (fd >= 0) fs.retire(fd);
 }
 
 export function fsync(fs: FsService, slot: number): number {
@@ -270,13 +348,21 @@ export function fsync(fs: FsService, slot: number): number {
   return syncLater(fs, slot, fd);
 }
 
+/** A descriptor of its own for what another thread does with a file. Or -errno. */
+export function duplicate(fd: number): number {
+  const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  return copy < 0 ? -errno() : copy;
+}
+
 /** fsync or fdatasync of a descriptor on the ring, as the request's flags say. */
 export function syncLater(fs: FsService, slot: number, fd: number): number {
   const flags = fs.requests.in32[ARG + (fuse_fsync_in.fsync_flags >> 2)];
+  const copy = duplicate(fd);
+  if (copy < 0) return copy;
   const sqe = fs.loop.sqe();
-  fs.loop.ring.prep_fsync(sqe, fd, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
+  fs.loop.ring.prep_fsync(sqe, copy, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
   fs.loop.forSlot(sqe, slot);
-  return fs.later(slot, WAITS_PLAIN);
+  return fs.laterOn(slot, WAITS_PLAIN, copy, -1);
 }
 
 export function fallocate(fs: FsService, slot: number): number {
@@ -285,11 +371,13 @@ export function fallocate(fs: FsService, slot: number): number {
   const { in32 } = fs.requests;
   const word = (at: number) => in32[ARG + (at >> 2)];
   const { offset, length, mode } = fuse_fallocate_in;
+  const copy = duplicate(fd);
+  if (copy < 0) return copy;
   const sqe = fs.loop.sqe();
   const { ring } = fs.loop;
-  ring.prep_fallocate(sqe, fd, word(mode), word(offset), word(offset + 4), word(length), word(length + 4));
+  ring.prep_fallocate(sqe, copy, word(mode), word(offset), word(offset + 4), word(length), word(length + 4));
   fs.loop.forSlot(sqe, slot);
-  return fs.later(slot, WAITS_PLAIN);
+  return fs.laterOn(slot, WAITS_PLAIN, copy, -1);
 }
 
 export function lseek(fs: FsService): number {
@@ -299,7 +387,8 @@ export function lseek(fs: FsService): number {
   const at = ARG + (fuse_lseek_in.offset >> 2);
   offset32[0] = in32[at];
   offset32[1] = in32[at + 1];
-  const found = libc.lseek(fd, offset64[0], in32[ARG + (fuse_lseek_in.whence >> 2)]);
+  // As an int: FFI takes no number above it, and throws.
+  const found = libc.lseek(fd, offset64[0], in32[ARG + (fuse_lseek_in.whence >> 2)] | 0);
   if (found < 0n) return -errno();
   offset64[0] = found;
   out32[BODY + (fuse_lseek_out.offset >> 2)] = offset32[0];

@@ -1,14 +1,17 @@
 /** Operations on names: finding, making, removing, moving. Each takes one component below a known node. */
 import { EINVAL, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
-import { AT_REMOVEDIR, AT_SYMLINK_FOLLOW } from "../ffi/stat_layout.ts";
+import { AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFLNK } from "../ffi/stat_layout.ts";
+import { beginCreation, endCreation, labelName } from "./creation.ts";
 import { answerEntry, ARG, ARG_BYTE, BODY } from "./entry.ts";
+import { fdOf, typeOf } from "./nodes.ts";
 import { NO_REPLY } from "./results.ts";
 import type { FsService } from "./service.ts";
 import {
   fuse_batch_forget_in,
   fuse_forget_in,
   fuse_forget_one,
+  fuse_in_header,
   fuse_link_in,
   fuse_mkdir_in,
   fuse_mknod_in,
@@ -16,6 +19,7 @@ import {
   fuse_rename_in,
 } from "./wire.ts";
 
+const NODEID = fuse_in_header.nodeid >> 2;
 const TWO32 = 2 ** 32;
 const PATH_MAX = 4096;
 const noName = new Uint8Array(1);
@@ -31,7 +35,7 @@ export function lookup(fs: FsService): number {
 export function forget(fs: FsService): number {
   const { in32 } = fs.requests;
   const at = ARG + (fuse_forget_in.nlookup >> 2);
-  fs.nodes.forget(fs.node, in32[at] + in32[at + 1] * TWO32, fs.retire);
+  fs.nodes.forget(in32[NODEID], in32[NODEID + 1], in32[at] + in32[at + 1] * TWO32, fs.retire);
   return NO_REPLY;
 }
 
@@ -45,21 +49,29 @@ export function batchForget(fs: FsService): number {
   );
   for (let i = 0; i < count; i++) {
     const at = (first + i * fuse_forget_one.sizeof) >> 2;
-    const slot = fs.nodes.find(in32[at], in32[at + 1]);
-    if (slot > 0) fs.nodes.forget(slot, in32[at + 2] + in32[at + 3] * TWO32, fs.retire);
+    fs.nodes.forget(in32[at], in32[at + 1], in32[at + 2] + in32[at + 3] * TWO32, fs.retire);
   }
   return NO_REPLY;
+}
+
+/** What creating a name ends with: its label, and the answer. `flags` are what unlinkat(2) wants for taking it back. */
+function answerCreated(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
+  const failed = labelName(fs, name, flags);
+  return failed < 0 ? failed : answerEntry(fs, fs.node, name);
 }
 
 export function mkdir(fs: FsService): number {
   const name = fs.name(ARG_BYTE + fuse_mkdir_in.sizeof);
   if (typeof name === "number") return name;
-  const mode = fs.requests.in32[ARG + (fuse_mkdir_in.mode >> 2)];
+  const { in32 } = fs.requests;
+  const mode = in32[ARG + (fuse_mkdir_in.mode >> 2)];
   const dirFd = fs.nodes.fd(fs.node);
-  const dressed = fs.credentials.putOn(fs.uid, fs.gid);
+  const behind = fs.nameEnd(ARG_BYTE + fuse_mkdir_in.sizeof) + 1;
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_mkdir_in.umask >> 2)]);
+  if (dressed < 0) return dressed;
   const failed = libc.mkdirat(dirFd, name, mode) < 0 ? -errno() : 0;
-  if (dressed) fs.credentials.takeOff();
-  return failed < 0 ? failed : answerEntry(fs, fs.node, name);
+  endCreation(fs, dressed);
+  return failed < 0 ? failed : answerCreated(fs, name, AT_REMOVEDIR);
 }
 
 export function mknod(fs: FsService): number {
@@ -70,10 +82,12 @@ export function mknod(fs: FsService): number {
   // The kernel's 32-bit encoding is the lower half of glibc's dev_t.
   dev32[0] = in32[ARG + (fuse_mknod_in.rdev >> 2)];
   const dirFd = fs.nodes.fd(fs.node);
-  const dressed = fs.credentials.putOn(fs.uid, fs.gid);
+  const behind = fs.nameEnd(ARG_BYTE + fuse_mknod_in.sizeof) + 1;
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_mknod_in.umask >> 2)]);
+  if (dressed < 0) return dressed;
   const failed = libc.mknodat(dirFd, name, mode, dev64[0]) < 0 ? -errno() : 0;
-  if (dressed) fs.credentials.takeOff();
-  return failed < 0 ? failed : answerEntry(fs, fs.node, name);
+  endCreation(fs, dressed);
+  return failed < 0 ? failed : answerCreated(fs, name, 0);
 }
 
 export function symlink(fs: FsService): number {
@@ -87,15 +101,19 @@ export function symlink(fs: FsService): number {
   if (end === at) return -ENOENT;
   const target = requests.in.subarray(at);
   const dirFd = fs.nodes.fd(fs.node);
-  const dressed = fs.credentials.putOn(fs.uid, fs.gid);
+  const dressed = beginCreation(fs, end + 1, 0);
+  if (dressed < 0) return dressed;
   const failed = libc.symlinkat(target, dirFd, name) < 0 ? -errno() : 0;
-  if (dressed) fs.credentials.takeOff();
-  return failed < 0 ? failed : answerEntry(fs, fs.node, name);
+  endCreation(fs, dressed);
+  return failed < 0 ? failed : answerCreated(fs, name, 0);
 }
 
 export function readlink(fs: FsService): number {
   const { requests } = fs;
-  const n = libc.readlinkat(fs.nodes.fd(fs.node), noName, linkTarget, PATH_MAX);
+  const file = fs.nodes.file(fs.node);
+  // The call would say ENOENT of an empty name.
+  if (typeOf(file) !== S_IFLNK) return -EINVAL;
+  const n = libc.readlinkat(fdOf(file), noName, linkTarget, PATH_MAX);
   if (n < 0) return -errno();
   requests.out.set(linkTarget.subarray(0, n), BODY * 4);
   return n;

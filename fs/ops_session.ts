@@ -19,9 +19,39 @@ const CONGESTION_THRESHOLD = MAX_BACKGROUND * 3 / 4;
  * without the other does not clear set-user-ID bits when a file is opened to be truncated.
  */
 const OFFERED = wire.FUSE_ASYNC_READ | wire.FUSE_BIG_WRITES | wire.FUSE_PARALLEL_DIROPS |
-  wire.FUSE_AUTO_INVAL_DATA | wire.FUSE_DO_READDIRPLUS | wire.FUSE_READDIRPLUS_AUTO | wire.FUSE_ASYNC_DIO |
+  wire.FUSE_AUTO_INVAL_DATA | wire.FUSE_ASYNC_DIO |
   wire.FUSE_MAX_PAGES | wire.FUSE_INIT_EXT;
-const OFFERED2 = 0;
+const ACL = wire.FUSE_POSIX_ACL | wire.FUSE_DONT_MASK | wire.FUSE_SETXATTR_EXT;
+
+/** What is offered, by the options. */
+function offered(fs: FsService): number {
+  const { cache, posixLock, flock, killprivV2, posixAcl, readdirplus, writeback, xattr } = fs.config.options;
+  let flags = OFFERED;
+  if (posixLock) flags |= wire.FUSE_POSIX_LOCKS;
+  if (flock) flags |= wire.FUSE_FLOCK_LOCKS;
+  if (killprivV2) flags |= wire.FUSE_HANDLE_KILLPRIV_V2 | wire.FUSE_ATOMIC_O_TRUNC;
+  if (readdirplus && cache !== "never") flags |= wire.FUSE_DO_READDIRPLUS | wire.FUSE_READDIRPLUS_AUTO;
+  if (writeback) flags |= wire.FUSE_WRITEBACK_CACHE;
+  if (xattr) flags |= wire.FUSE_SETXATTR_EXT;
+  if (posixAcl) flags |= ACL;
+  return flags;
+}
+
+function offered2(fs: FsService): number {
+  const { allowMmap, securityLabel } = fs.config.options;
+  let flags: number = wire.FLAGS2.FUSE_CREATE_SUPP_GROUP;
+  if (allowMmap) flags |= wire.FLAGS2.FUSE_DIRECT_IO_ALLOW_MMAP;
+  if (securityLabel) flags |= wire.FLAGS2.FUSE_SECURITY_CTX;
+  return flags;
+}
+
+/** What an option needs of the client and this client lacks, in words; or "". */
+function lacking(fs: FsService, flags: number, flags2: number): string {
+  const { posixAcl, securityLabel } = fs.config.options;
+  if (posixAcl === true && (flags & ACL) !== ACL) return "--posix-acl";
+  if (securityLabel && (flags2 & wire.FLAGS2.FUSE_SECURITY_CTX) === 0) return "--security-label";
+  return "";
+}
 
 const INIT_FLAGS2 = ARG + (fuse_init_in.flags2 >> 2);
 
@@ -35,8 +65,15 @@ export function init(fs: FsService, slot: number): number {
   const readahead = in32[ARG + (fuse_init_in.max_readahead >> 2)];
   const asked = in32[ARG + (fuse_init_in.flags >> 2)];
   const extended = (asked & wire.FUSE_INIT_EXT) !== 0 && fs.len >= ARG * 4 + fuse_init_in.sizeof;
-  const flags = asked & OFFERED;
-  const flags2 = extended ? in32[INIT_FLAGS2] & OFFERED2 : 0;
+  let flags = asked & offered(fs);
+  const flags2 = extended ? in32[INIT_FLAGS2] & offered2(fs) : 0;
+  const lacks = lacking(fs, flags, flags2);
+  if (lacks) {
+    fs.loop.log.error(`the guest's kernel cannot do ${lacks}: its mount is refused`);
+    return -EPROTO;
+  }
+  // ACLs are kept by client and server together, or not at all.
+  if ((flags & ACL) !== ACL) flags &= ~(wire.FUSE_POSIX_ACL | wire.FUSE_DONT_MASK);
   // A guest that was reset without DESTROY begins anew: what the last session knew is forgotten first.
   return fs.whenAlone(slot, () => {
     fs.forgetAll();
@@ -65,18 +102,18 @@ function answer(fs: FsService, readahead: number, flags: number, flags2: number)
 export function destroy(fs: FsService, slot: number): number {
   return fs.whenAlone(slot, () => {
     fs.forgetAll();
+    fs.session.close();
     return 0;
   });
 }
 
 /**
- * Cancels a request that waits on the ring; it then answers EINTR. One that is unknown or finished is left alone: the answer
+ * Cancels a request that waits, on whichever loop; it then answers EINTR. One that is unknown or finished is left alone: the answer
  * has crossed the interrupt.
  */
 export function interrupt(fs: FsService): number {
   const { in32 } = fs.requests;
   const at = ARG + (fuse_interrupt_in.unique >> 2);
-  const slot = fs.waitingFor(in32[at], in32[at + 1]);
-  if (slot >= 0) fs.loop.cancel(slot);
+  if (!fs.interrupt(in32[at], in32[at + 1])) fs.interruptElsewhere(in32[at], in32[at + 1]);
   return NO_REPLY;
 }

@@ -1,8 +1,9 @@
 /** O_PATH descriptors opened for real, and named to calls that take a path: through /proc/self/fd, proc(5). */
 import { O_CLOEXEC, O_NOFOLLOW } from "../ffi/arch.ts";
-import { errno, libc } from "../ffi/libc.ts";
+import { errno, errorText, libc } from "../ffi/libc.ts";
 
 const ZERO = 0x30;
+const CLONE_FS = 0x200;
 
 export class ProcPath {
   /** "N\0", relative to `dirFd`. */
@@ -19,6 +20,19 @@ export class ProcPath {
     name[digits] = 0;
     for (let rest = fd; digits > 0; rest = Math.floor(rest / 10)) name[--digits] = ZERO + (rest % 10);
     return name;
+  }
+
+  /**
+   * Puts the calling thread into /proc/self/fd, so that calls without a directory argument take the names of `of`: the *xattr
+   * calls have such an argument since Linux 6.13 only. Its working directory and its umask are its own from then on. It
+   * shares a later chroot(2) of the process no more. Throws an Error where the system refuses.
+   */
+  enter(): void {
+    if (libc.unshare(CLONE_FS) < 0 || libc.fchdir(this.dirFd) < 0) {
+      throw new Error(
+        `cannot give a thread a working directory of its own, as --xattr needs it: ${errorText(errno())}`,
+      );
+    }
   }
 
   /**

@@ -11,14 +11,21 @@ import { IN_BYTES, type Requests, SLOTS } from "../vq/requests.ts";
 import { type FsConfig, timeoutSeconds } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { HandleTable } from "./handles.ts";
+import { LockTable } from "./locks.ts";
 import { NodeTable } from "./nodes.ts";
-import { opcodes } from "./opcodes.ts";
+import { Extensions } from "./creation.ts";
+import { createIds, type Ids } from "./idmap.ts";
+import { opcodes, type Operation } from "./opcodes.ts";
+import { openMask } from "./ops_file.ts";
+import { mappedCapability } from "./ops_xattr.ts";
 import { ProcPath } from "./proc_path.ts";
+import { readOnlyOperations } from "./readonly.ts";
 import { DATA, LATER, NO_REPLY } from "./results.ts";
 import { Session, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
 import { WriteWatch } from "./write_watch.ts";
-import { FUSE_BATCH_FORGET, FUSE_FORGET, fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
+import { XattrMap } from "./xattrmap.ts";
+import { fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
 
 /** Requests up to this many bytes are copied out of guest memory at once; larger ones when their opcode is known to need it. */
 const SMALL = 256;
@@ -34,7 +41,6 @@ const GID = fuse_in_header.gid >> 2;
 
 const SLASH = 0x2f;
 
-const isForget = (opcode: number) => opcode === FUSE_FORGET || opcode === FUSE_BATCH_FORGET;
 const closeNow = (fd: number) => void libc.close(fd);
 
 /** What a slot waits for on the ring. */
@@ -42,18 +48,34 @@ export const WAITS_READ = 1;
 export const WAITS_WRITE = 2;
 /** An operation whose reply is its error alone. */
 export const WAITS_PLAIN = 3;
+/** And for a helper's call: another's lock, a copy within the host with a reply of 32 or 64 bits, a file system's sync. */
+export const WAITS_LOCK = 4;
+export const WAITS_COPY = 5;
+export const WAITS_COPY_64 = 6;
+export const WAITS_SYNC = 7;
 
 export class FsService implements Service {
   readonly requests: Requests;
   readonly session: Session;
   readonly nodes: NodeTable;
   readonly handles: HandleTable;
-  readonly stat = new StatBuffer();
+  readonly locks: LockTable;
+  readonly stat: StatBuffer;
+  /** Translation of users and groups, of attribute names; the name that security.capability is given. Null where there is none. */
+  readonly ids: Ids | null;
+  readonly xattrMap: XattrMap | null;
+  readonly capability: Uint8Array<ArrayBuffer> | null;
+  /** What is behind the names of the request being handled, where it creates a file. */
+  readonly extensions = new Extensions();
+  /** The reply buffer behind the header. */
+  readonly body: Uint8Array<ArrayBuffer>;
   readonly proc: ProcPath;
   readonly credentials: Credentials;
   readonly writes = new WriteWatch();
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
+  /** Flags of open(2) that the guest's may have. */
+  readonly openMask: number;
 
   /** The request being handled: its length, header included, and its node's slot, or 0 where the nodeid names nothing. */
   len = 0;
@@ -64,10 +86,13 @@ export class FsService implements Service {
   /** Closes a descriptor that was taken out of a shared table. */
   readonly retire = (fd: number): void => this.loop.grace.retire(fd);
 
+  readonly #operations: readonly (Operation | undefined)[];
   // Per slot: the request's unique, and what it waits for.
   readonly #uniqueLo = new Uint32Array(SLOTS);
   readonly #uniqueHi = new Uint32Array(SLOTS);
   readonly #waits = new Uint8Array(SLOTS);
+  /** Duplicates that a slot's operation works on, closed when it is done; -1: none. Two a slot. */
+  readonly #copies = new Int32Array(SLOTS * 2).fill(-1);
 
   /** INIT or DESTROY that waits until the session is its own, and what it does then. */
   #waiter = -1;
@@ -82,22 +107,28 @@ export class FsService implements Service {
     readonly device: LoopDevice,
     readonly bellFds: readonly number[],
   ) {
+    const { options } = config;
     this.requests = loop.requests;
+    this.body = loop.requests.out.subarray(OUT_HEADER);
+    this.ids = createIds(options.translateUid, options.translateGid);
+    this.stat = new StatBuffer(this.ids);
+    this.xattrMap = options.xattrMap === "" ? null : new XattrMap(options.xattrMap);
+    this.capability = mappedCapability(this.xattrMap);
+    this.#operations = options.readonly ? readOnlyOperations(opcodes) : opcodes;
     this.session = new Session(config.session, config.loops, loop.index);
     this.nodes = new NodeTable(config.nodes);
     this.handles = new HandleTable(config.handles);
+    this.locks = new LockTable(config.locks);
     this.proc = new ProcPath(config.procFd);
+    if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);
+    this.openMask = openMask(options);
     this.timeout = timeoutSeconds(config.options.cache);
     this.#epoch = this.session.epoch;
   }
 
   begin(): void {
     this.session.begin();
-    if (this.#epoch === this.session.epoch) return;
-    this.#epoch = this.session.epoch;
-    this.nodes.forgetFree();
-    this.handles.forgetFree();
   }
 
   end(): void {
@@ -112,9 +143,10 @@ export class FsService implements Service {
     const total = requests.readableBytes[slot];
     const copied = requests.copyIn(slot, memory, total < SMALL ? total : SMALL);
     // Without a whole header there is nobody to answer.
-    if (copied < HEADER || requests.writableBytes[slot] < OUT_HEADER && !isForget(in32[OPCODE])) return 0;
+    if (copied < HEADER) return 0;
     const len = in32[LEN];
-    const op = opcodes[in32[OPCODE]];
+    const op = this.#operations[in32[OPCODE]];
+    if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
     this.#uniqueLo[slot] = in32[UNIQUE];
     this.#uniqueHi[slot] = in32[UNIQUE + 1];
     this.#waits[slot] = 0;
@@ -126,21 +158,37 @@ export class FsService implements Service {
       requests.copyIn(slot, memory, len);
     }
     if (this.session.state !== STATE_RUNNING && !op.always) return op.noReply ? 0 : this.reply(slot, -EIO);
+    // Read behind the state: who made it running has raised the epoch before.
+    if (this.#epoch !== this.session.epoch) this.#forgetEpoch();
     this.len = len;
     this.node = this.nodes.find(in32[NODEID], in32[NODEID + 1]);
     if (this.node === 0 && op.needsNode) return op.noReply ? 0 : this.reply(slot, -ENOENT);
-    const result = op.handler(this, slot);
+    let result: number;
+    try {
+      result = op.handler(this, slot);
+    } catch (fault) {
+      result = this.#faulted(op.name, fault as Error);
+    }
     if (result === DATA) return this.#replyData(slot, this.dataBytes);
     if (result === LATER) return PENDING;
     return result === NO_REPLY ? 0 : this.reply(slot, result);
   }
 
+  /** A fault of our own costs the guest that one request, and leaves the thread as it should be. */
+  #faulted(operation: string, fault: Error): number {
+    this.credentials.takeOff();
+    this.credentials.keepBits();
+    this.loop.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
+    return -EIO;
+  }
+
   complete(slot: number, result: number): number {
     const waits = this.#waits[slot];
     this.#waits[slot] = 0;
+    if (waits >= WAITS_PLAIN) this.#closeCopies(slot);
     if (result < 0) return this.reply(slot, result === -ECANCELED ? -EINTR : result);
     if (waits === WAITS_READ) return this.#replyData(slot, result);
-    if (waits === WAITS_WRITE) {
+    if (waits === WAITS_WRITE || waits === WAITS_COPY || waits === WAITS_COPY_64) {
       const { out32 } = this.requests;
       out32[OUT_HEADER >> 2] = result;
       out32[(OUT_HEADER >> 2) + 1] = 0;
@@ -150,6 +198,7 @@ export class FsService implements Service {
   }
 
   bell(): void {
+    this.session.takeInterrupts((lo, hi) => this.interrupt(lo, hi));
     if (this.#waiter < 0 || !this.#alone) return;
     const slot = this.#waiter;
     this.#waiter = -1;
@@ -159,11 +208,23 @@ export class FsService implements Service {
 
   reset(): void {
     this.forgetAll();
+    this.session.close();
   }
 
-  /** Forgets all nodes and closes all handles. No other loop has requests in flight. */
+  /** Nodes and handles were forgotten by another loop, and slots that this one kept with them. */
+  #forgetEpoch(): void {
+    this.#epoch = this.session.epoch;
+    this.nodes.forgetFree();
+    this.handles.forgetFree();
+  }
+
+  /**
+   * Forgets all nodes and closes all handles. No other loop has requests in flight, and none takes any up before the caller has
+   * set the session's state.
+   */
   forgetAll(): void {
     this.handles.clear(closeNow);
+    this.locks.clear(closeNow);
     this.nodes.clear(closeNow);
     this.session.forget();
     this.#epoch = this.session.epoch;
@@ -190,6 +251,35 @@ export class FsService implements Service {
   later(slot: number, waits: number): number {
     this.#waits[slot] = waits;
     return LATER;
+  }
+
+  /**
+   * The same for an operation of which another thread looks up the descriptors, a helper or a worker of the ring, and so at a time when
+   * the guest may have closed the file and the number may stand for another: it works on duplicates, closed when it is done (-1: none).
+   */
+  laterOn(slot: number, waits: number, fd: number, fd2: number): number {
+    this.#copies[slot * 2] = fd;
+    this.#copies[slot * 2 + 1] = fd2;
+    return this.later(slot, waits);
+  }
+
+  #closeCopies(slot: number): void {
+    for (let i = slot * 2; i < slot * 2 + 2; i++) {
+      if (this.#copies[i] >= 0) libc.close(this.#copies[i]);
+      this.#copies[i] = -1;
+    }
+  }
+
+  /** Ends what a slot waits for, where that can be. It then answers EINTR. */
+  cancel(slot: number): void {
+    const waits = this.#waits[slot];
+    if (waits >= WAITS_LOCK) this.loop.cancelCall(slot);
+    else if (waits > 0) this.loop.cancel(slot);
+  }
+
+  stopping(slot: number): void {
+    // Others end by themselves.
+    if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */
@@ -221,12 +311,22 @@ export class FsService implements Service {
     return OUT_HEADER + bytes;
   }
 
-  /** The slot whose request has this unique and waits on this loop's ring, or -1. */
-  waitingFor(lo: number, hi: number): number {
+  /** Cancels the request of that unique, where it waits on this loop. False where it does not. */
+  interrupt(lo: number, hi: number): boolean {
     for (let slot = 0; slot < SLOTS; slot++) {
-      if (this.#waits[slot] !== 0 && this.#uniqueLo[slot] === lo && this.#uniqueHi[slot] === hi) return slot;
+      if (this.#waits[slot] !== 0 && this.#uniqueLo[slot] === lo && this.#uniqueHi[slot] === hi) {
+        this.cancel(slot);
+        return true;
+      }
     }
-    return -1;
+    return false;
+  }
+
+  /** Has the other loops do so. */
+  interruptElsewhere(lo: number, hi: number): void {
+    for (let loop = 0; loop < this.config.loops; loop++) {
+      if (loop !== this.loop.index && this.session.postInterrupt(loop, lo, hi)) signal(this.bellFds[loop]);
+    }
   }
 
   /** The guest's user and group of the request. */
@@ -245,6 +345,11 @@ export class FsService implements Service {
   name(at: number): Uint8Array<ArrayBuffer> | number {
     const end = this.nameEnd(at);
     if (end < 0) return end;
+    return this.view(at);
+  }
+
+  /** The request from a byte on. */
+  view(at: number): Uint8Array<ArrayBuffer> {
     // Second names begin anywhere; they are not worth keeping.
     return at < SMALL ? this.#names[at] ??= this.requests.in.subarray(at) : this.requests.in.subarray(at);
   }

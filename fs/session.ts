@@ -6,6 +6,7 @@
  * before it reads the state.
  */
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { lock, unlock } from "./shared.ts";
 
 /** Before INIT, and after DESTROY. */
 export const STATE_NEW = 0;
@@ -26,7 +27,11 @@ const FLAGS2 = 5;
 const BUSY = 16;
 const LINE = 16;
 
-const bytes = (loops: number) => (BUSY + loops * LINE) * 4;
+/** Per loop behind that: a lock, a count, and the uniques of requests to be interrupted that may be the loop's. */
+const MAILBOX_ROOM = 31;
+const MAILBOX = 2 + 2 * MAILBOX_ROOM;
+
+const bytes = (loops: number) => (BUSY + loops * (LINE + MAILBOX)) * 4;
 
 export function allocateSession(loops: number): HostAddr {
   return allocate(bytes(loops)).addr;
@@ -76,16 +81,48 @@ export class Session {
   /** It has none any more. Returns the loop that waits for this, or -1. */
   end(): number {
     Atomics.store(this.#words, this.#own, 0);
-    return Atomics.load(this.#words, STATE) === STATE_DRAINING ? this.#words[WAITER] : -1;
+    return Atomics.load(this.#words, STATE) === STATE_DRAINING ? Atomics.load(this.#words, WAITER) : -1;
   }
 
   /** Asks for the session. False where INIT or DESTROY of another loop has asked already. */
   drain(): boolean {
     const w = this.#words;
     const state = Atomics.load(w, STATE);
-    if (state === STATE_DRAINING) return false;
-    w[WAITER] = this.#index;
-    return Atomics.compareExchange(w, STATE, state, STATE_DRAINING) === state;
+    if (state === STATE_DRAINING || Atomics.compareExchange(w, STATE, state, STATE_DRAINING) !== state) return false;
+    // Only the winner, and before it looks whether the others are idle: who ends after that look sees who waits.
+    Atomics.store(w, WAITER, this.#index);
+    return true;
+  }
+
+  /** Leaves a loop the unique of a request to interrupt. False where its mailbox is full: an interrupt is a wish. */
+  postInterrupt(loop: number, lo: number, hi: number): boolean {
+    const w = this.#words;
+    const at = this.#mailbox(loop);
+    lock(w, at);
+    const count = w[at + 1];
+    if (count < MAILBOX_ROOM) {
+      w[at + 2 + count * 2] = lo;
+      w[at + 3 + count * 2] = hi;
+      w[at + 1]++;
+    }
+    unlock(w, at);
+    return count < MAILBOX_ROOM;
+  }
+
+  /** Calls `found` with each unique that was left for this loop. */
+  takeInterrupts(found: (lo: number, hi: number) => void): void {
+    const w = this.#words;
+    const at = this.#mailbox(this.#index);
+    if (Atomics.load(w, at + 1) === 0) return;
+    lock(w, at);
+    const taken = w.slice(at + 2, at + 2 + w[at + 1] * 2);
+    w[at + 1] = 0;
+    unlock(w, at);
+    for (let i = 0; i < taken.length; i += 2) found(taken[i] >>> 0, taken[i + 1] >>> 0);
+  }
+
+  #mailbox(loop: number): number {
+    return BUSY + this.#loops * LINE + loop * MAILBOX;
   }
 
   /** Whether no other loop has requests in flight. */
@@ -97,12 +134,16 @@ export class Session {
     return true;
   }
 
-  /** All nodes and handles are gone; the session is to begin. */
+  /** All nodes and handles are gone. The state stays: draining, until `start` or `close`. */
   forget(): void {
     const w = this.#words;
     Atomics.add(w, EPOCH, 1);
     w[MINOR] = w[FLAGS] = w[FLAGS2] = 0;
-    Atomics.store(w, STATE, STATE_NEW);
+  }
+
+  /** DESTROY was answered, or the guest is gone. */
+  close(): void {
+    Atomics.store(this.#words, STATE, STATE_NEW);
   }
 
   /** INIT was answered. */

@@ -3,6 +3,7 @@ import { O_CLOEXEC, O_DIRECTORY, O_PATH } from "../ffi/arch.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { FsConfig, FsOptions } from "./config.ts";
 import { allocateHandles } from "./handles.ts";
+import { allocateLocks } from "./locks.ts";
 import { allocateNodes, NodeTable } from "./nodes.ts";
 import { allocateSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
@@ -30,6 +31,7 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     session: allocateSession(loops),
     nodes,
     handles: allocateHandles(),
+    locks: allocateLocks(),
   };
 }
 

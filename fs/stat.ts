@@ -9,6 +9,7 @@ import {
   STATX_BASIC_STATS,
   STATX_MNT_ID,
 } from "../ffi/stat_layout.ts";
+import type { Ids } from "./idmap.ts";
 import type { Identity } from "./nodes.ts";
 import { fuse_attr } from "./wire.ts";
 
@@ -52,9 +53,15 @@ const A_BLKSIZE = fuse_attr.blksize >> 2;
 const A_FLAGS = fuse_attr.flags >> 2;
 
 export class StatBuffer {
+  /** How users and groups are shown to the guest; null: as they are. */
+  readonly #ids: Ids | null;
   readonly #bytes = new Uint8Array(statx.sizeof);
   readonly #words = new Uint32Array(this.#bytes.buffer);
   readonly #id: Identity = { inoLo: 0, inoHi: 0, dev: 0, mount: 0 };
+
+  constructor(ids: Ids | null = null) {
+    this.#ids = ids;
+  }
 
   /** Looks at a name in a directory, never through a symlink. 0 or -errno. */
   at(dirFd: number, name: Uint8Array<ArrayBuffer>): number {
@@ -65,6 +72,19 @@ export class StatBuffer {
   /** Looks at a descriptor, O_PATH or not. 0 or -errno. */
   of(fd: number): number {
     return libc.statx(fd, noName, AT_EMPTY_PATH, MASK, this.#bytes) < 0 ? -errno() : 0;
+  }
+
+  /** Looks at a descriptor for what statx(2) of the mask says, birth time and attributes included. 0 or -errno. */
+  all(fd: number, mask: number): number {
+    return libc.statx(fd, noName, AT_EMPTY_PATH, mask & 0x7fffffff, this.#bytes) < 0 ? -errno() : 0;
+  }
+
+  /** Writes struct fuse_statx, which is struct statx up to the device numbers, at word `at` of a reply. */
+  putStatx(out: Uint32Array, at: number): void {
+    out.set(this.#words.subarray(0, X_MNT_ID), at);
+    if (this.#ids === null) return;
+    out[at + X_UID] = this.uid;
+    out[at + X_GID] = this.gid;
   }
 
   /** Which file it was. The same object each time. */
@@ -87,12 +107,15 @@ export class StatBuffer {
     return this.#words[X_MODE] & S_IFMT;
   }
 
+  /** Owner and group, as the guest sees them. */
   get uid(): number {
-    return this.#words[X_UID];
+    const uid = this.#words[X_UID];
+    return this.#ids === null ? uid : this.#ids.uid.toGuest(uid);
   }
 
   get gid(): number {
-    return this.#words[X_GID];
+    const gid = this.#words[X_GID];
+    return this.#ids === null ? gid : this.#ids.gid.toGuest(gid);
   }
 
   /** Writes struct fuse_attr at word `at` of a reply. */
@@ -115,8 +138,8 @@ export class StatBuffer {
     out[at + A_CTIMENSEC] = w[X_CTIME + NSEC];
     out[at + A_MODE] = w[X_MODE] & 0xffff;
     out[at + A_NLINK] = w[X_NLINK];
-    out[at + A_UID] = w[X_UID];
-    out[at + A_GID] = w[X_GID];
+    out[at + A_UID] = this.uid;
+    out[at + A_GID] = this.gid;
     const major = w[X_RDEV_MAJOR];
     const minor = w[X_RDEV_MINOR];
     // new_encode_dev() of the kernel: 12 bits of major in the middle of 20 bits of minor.

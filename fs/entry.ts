@@ -2,10 +2,18 @@
 import { O_CLOEXEC, O_NOFOLLOW, O_PATH } from "../ffi/arch.ts";
 import { ENFILE, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
+import { S_IFDIR } from "../ffi/stat_layout.ts";
 import type { NodeTable } from "./nodes.ts";
 import { ROOT } from "./nodes.ts";
 import type { FsService } from "./service.ts";
-import { fuse_entry_out, fuse_in_header, fuse_out_header } from "./wire.ts";
+import {
+  fuse_attr,
+  FUSE_ATTR_SUBMOUNT,
+  fuse_entry_out,
+  fuse_in_header,
+  fuse_out_header,
+  FUSE_SUBMOUNTS,
+} from "./wire.ts";
 
 /** Word of a request's first argument, and of a reply's body. */
 export const ARG = fuse_in_header.sizeof >> 2;
@@ -22,6 +30,7 @@ const ENTRY_VALID = fuse_entry_out.entry_valid >> 2;
 const ATTR_VALID = fuse_entry_out.attr_valid >> 2;
 const ENTRY_VALID_NSEC = fuse_entry_out.entry_valid_nsec >> 2;
 const ATTR_VALID_NSEC = fuse_entry_out.attr_valid_nsec >> 2;
+const ENTRY_ATTR_FLAGS = (fuse_entry_out.attr + fuse_attr.flags) >> 2;
 const ENTRY_ATTR = fuse_entry_out.attr >> 2;
 
 function isDotDot(name: Uint8Array): boolean {
@@ -74,6 +83,10 @@ export function putEntry(fs: FsService, at: number, slot: number): number {
   out32[at + ENTRY_VALID + 1] = out32[at + ATTR_VALID + 1] = 0;
   out32[at + ENTRY_VALID_NSEC] = out32[at + ATTR_VALID_NSEC] = 0;
   fs.stat.putAttr(out32, at + ENTRY_ATTR);
+  // The client mounts it as a file system of its own, so that its inode numbers do not meet those of the share.
+  if (slot !== ROOT && fs.stat.isMountRoot && fs.stat.type === S_IFDIR && fs.session.flags & FUSE_SUBMOUNTS) {
+    out32[at + ENTRY_ATTR_FLAGS] = FUSE_ATTR_SUBMOUNT;
+  }
   return fuse_entry_out.sizeof;
 }
 

@@ -19,7 +19,16 @@ import {
 } from "../ffi/arch.ts";
 import { EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENFILE, ENXIO, EOPNOTSUPP } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
-import { F_DUPFD_CLOEXEC, F_SETFL, RWF_APPEND, RWF_NOWAIT, S_IFDIR, S_IFLNK, S_IFREG, statfs } from "../ffi/stat_layout.ts";
+import {
+  F_DUPFD_CLOEXEC,
+  F_SETFL,
+  RWF_APPEND,
+  RWF_NOWAIT,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFREG,
+  statfs,
+} from "../ffi/stat_layout.ts";
 import { IORING_FSYNC_DATASYNC } from "../ffi/uring_layout.ts";
 import type { FsOptions } from "./config.ts";
 import { beginCreation, endCreation, label } from "./creation.ts";

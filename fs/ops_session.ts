@@ -25,7 +25,8 @@ const ACL = wire.FUSE_POSIX_ACL | wire.FUSE_DONT_MASK | wire.FUSE_SETXATTR_EXT;
 
 /** What is offered, by the options. */
 function offered(fs: FsService): number {
-  const { cache, posixLock, flock, killprivV2, posixAcl, readdirplus, writeback, xattr } = fs.config.options;
+  const { announceSubmounts, cache, posixLock, flock, killprivV2, posixAcl, readdirplus, writeback, xattr } =
+    fs.config.options;
   let flags = OFFERED;
   if (posixLock) flags |= wire.FUSE_POSIX_LOCKS;
   if (flock) flags |= wire.FUSE_FLOCK_LOCKS;
@@ -34,6 +35,7 @@ function offered(fs: FsService): number {
   if (writeback) flags |= wire.FUSE_WRITEBACK_CACHE;
   if (xattr) flags |= wire.FUSE_SETXATTR_EXT;
   if (posixAcl) flags |= ACL;
+  if (announceSubmounts) flags |= wire.FUSE_SUBMOUNTS;
   return flags;
 }
 

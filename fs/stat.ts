@@ -6,6 +6,7 @@ import {
   AT_SYMLINK_NOFOLLOW,
   S_IFMT,
   statx,
+  STATX_ATTR_MOUNT_ROOT,
   STATX_BASIC_STATS,
   STATX_MNT_ID,
 } from "../ffi/stat_layout.ts";
@@ -17,6 +18,7 @@ const MASK = STATX_BASIC_STATS | STATX_MNT_ID;
 const noName = new Uint8Array(1);
 
 // Word indices.
+const X_ATTRIBUTES = statx.stx_attributes >> 2;
 const X_INO = statx.stx_ino >> 2;
 const X_SIZE = statx.stx_size >> 2;
 const X_BLOCKS = statx.stx_blocks >> 2;
@@ -116,6 +118,11 @@ export class StatBuffer {
   get gid(): number {
     const gid = this.#words[X_GID];
     return this.#ids === null ? gid : this.#ids.gid.toGuest(gid);
+  }
+
+  /** Whether something is mounted there, which the file is the root of. */
+  get isMountRoot(): boolean {
+    return (this.#words[X_ATTRIBUTES] & STATX_ATTR_MOUNT_ROOT) !== 0;
   }
 
   /** Writes struct fuse_attr at word `at` of a reply. */

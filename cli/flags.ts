@@ -132,7 +132,7 @@ export const flags = {
     kind: "enum",
     values: ["never", "fallback", "prefer", "mandatory"],
     optional: true,
-    brief: "Files are kept by file handle rather than by descriptor",
+    brief: "Files are kept by descriptor whatever is said, so far; mandatory is refused",
   },
   "translate-uid": {
     kind: "parsed",

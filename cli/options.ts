@@ -112,6 +112,12 @@ function decide(given: Flags, say: (text: string) => void): Parsed | { complaint
   if (socketPath !== undefined && given.fd !== undefined) {
     return { complaint: "--socket-path and --fd exclude each other" };
   }
+  // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
+  if (given["inode-file-handles"] === "mandatory") {
+    return {
+      complaint: "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
+    };
+  }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) return { complaint };
@@ -135,7 +141,6 @@ function fileSystem(given: Flags): FsOptions {
   const xattrMap = given.xattrmap ?? "";
   const posixAcl = given["posix-acl"] === undefined ? false : given["posix-acl"] === "auto" ? "auto" : true;
   const securityLabel = given["security-label"];
-  const handles = given["inode-file-handles"] ?? defaultOptions.inodeFileHandles;
   return {
     cache: given.cache === "none" ? "never" : given.cache,
     xattr: given.xattr || xattrMap !== "" || posixAcl !== false || securityLabel,
@@ -150,7 +155,6 @@ function fileSystem(given: Flags): FsOptions {
     readdirplus: given.readdirplus,
     preserveNoatime: given["preserve-noatime"],
     announceSubmounts: given["announce-submounts"],
-    inodeFileHandles: handles === "fallback" ? "prefer" : handles,
     posixLock: given["posix-lock"],
     flock: given.flock,
     translateUid: given["translate-uid"] ?? [],

@@ -24,7 +24,6 @@ export interface FsOptions {
   /** O_NOATIME of the client is kept; else it is not passed on. */
   preserveNoatime: boolean;
   announceSubmounts: boolean;
-  inodeFileHandles: "never" | "prefer" | "mandatory";
   /** Locks of the client are taken on the host. */
   posixLock: boolean;
   flock: boolean;
@@ -47,7 +46,6 @@ export const defaultOptions: FsOptions = {
   readdirplus: true,
   preserveNoatime: false,
   announceSubmounts: true,
-  inodeFileHandles: "never",
   posixLock: false,
   flock: false,
   translateUid: [],

@@ -377,6 +377,7 @@ export function syncLater(fs: FsService, slot: number, fd: number): number {
 export function fallocate(fs: FsService, slot: number): number {
   const fd = fileFd(fs, fuse_fallocate_in.fh);
   if (fd < 0) return -EBADF;
+  dropMappedCapability(fs, fd);
   const { in32 } = fs.requests;
   const word = (at: number) => in32[ARG + (at >> 2)];
   const { offset, length, mode } = fuse_fallocate_in;

@@ -6,6 +6,7 @@ import { beginCreation, endCreation, label } from "./creation.ts";
 import { ARG, BODY } from "./entry.ts";
 import { KIND_DIR, KIND_FILE } from "./handles.ts";
 import { answerCreated, duplicate, hostFlags } from "./ops_file.ts";
+import { dropMappedCapability } from "./ops_xattr.ts";
 import { type FsService, WAITS_COPY, WAITS_COPY_64, WAITS_SYNC } from "./service.ts";
 import {
   fuse_copy_file_range_in,
@@ -74,6 +75,7 @@ function copy(fs: FsService, slot: number, waits: number): number {
   const to = fs.handles.fd(in32[at(fh_out)], in32[at(fh_out) + 1], KIND_FILE);
   if (from < 0 || to < 0) return -EBADF;
   if (in32[at(off_in) + 1] > 0x7fffffff || in32[at(off_out) + 1] > 0x7fffffff) return -EINVAL;
+  dropMappedCapability(fs, to);
   const fdIn = duplicate(from);
   if (fdIn < 0) return fdIn;
   const fdOut = duplicate(to);

@@ -47,8 +47,7 @@ Deno.test("parseOptions() each option of virtiofsd does what it says", async () 
   await fsOptions(["--preserve-noatime"], { preserveNoatime: true });
   await fsOptions(["--announce-submounts"], {});
   await fsOptions(["--no-announce-submounts"], { announceSubmounts: false });
-  await fsOptions(["--inode-file-handles=mandatory"], { inodeFileHandles: "mandatory" });
-  await fsOptions(["--inode-file-handles=fallback"], { inodeFileHandles: "prefer" });
+  for (const how of ["never", "fallback", "prefer"]) await fsOptions([`--inode-file-handles=${how}`], {});
   await fsOptions(["--posix-lock", "--flock"], { posixLock: true, flock: true });
   await fsOptions(["--cache", "metadata"], { cache: "metadata" });
 });
@@ -167,4 +166,5 @@ Deno.test("parseOptions() refuses what is not there yet, and what cannot be", as
   await refused([...base, "--posix-acl", "--translate-uid=map:0:1:2"], "--posix-acl", "exclude");
   await refused([...base, "--thread-pool-size=x"], "--thread-pool-size");
   await refused([...base, "--inode-file-handles=some"], "some");
+  await refused([...base, "--inode-file-handles=mandatory"], "--inode-file-handles", "descriptor");
 });

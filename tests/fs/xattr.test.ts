@@ -212,6 +212,12 @@ withDaemon(
       label();
       client.setattr(nodeid, { uid: 1 });
       gone("chown");
+      label();
+      assert.equal(client.fallocate(nodeid, fh, 0, 100).error, 0);
+      gone("fallocate");
+      label();
+      client.open(nodeid, 0o1001);
+      gone("open with O_TRUNC");
     }, cannot);
   },
 );

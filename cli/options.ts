@@ -3,7 +3,7 @@
  * flags.ts has the options, arguments.ts what is done before.
  */
 import { buildApplication, buildCommand, run } from "@stricli/core";
-import { defaultOptions, type FsOptions } from "../fs/config.ts";
+import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";

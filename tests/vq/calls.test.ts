@@ -56,7 +56,11 @@ Deno.test("Calls.make() asks for a helper where none waits, and one makes the ca
   startHelper();
   assert.equal(await done(), 5);
   assert.ok(calls.result(5) > 0 && calls.result(5) !== threadId(), "another thread made it");
-  assert.equal(drain(bell), 0, "and rang");
+  // It rings behind that.
+  for (const end = Date.now() + 10_000; drain(bell) !== 0;) {
+    assert.ok(Date.now() < end, "and rang");
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
 });
 
 Deno.test("Calls.result() is -errno of a call that failed", options, async () => {

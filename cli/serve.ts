@@ -2,7 +2,7 @@
 import { Reactor } from "../ffi/reactor.ts";
 import { ignoreSignal, SIGXFSZ } from "../ffi/interrupt.ts";
 import { libc } from "../ffi/libc.ts";
-import { raiseOpenFiles } from "../ffi/limits.ts";
+import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
 import { configSpace, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
@@ -34,7 +34,8 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
   // The guest's modes are what it wants: it has applied its processes' umask already.
   libc.umask(0);
   ignoreSignal(SIGXFSZ);
-  if (options.rlimitNofile !== 0) raiseOpenFiles(options.rlimitNofile ?? OPEN_FILES);
+  if (options.rlimitNofile === undefined) raiseOpenFiles(OPEN_FILES);
+  else if (options.rlimitNofile !== 0) setOpenFiles(options.rlimitNofile);
   const loops = numRequestQueues;
   const service = openShare(sharedDir, options.fs, loops);
   const ended = Promise.withResolvers<number>();

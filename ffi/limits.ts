@@ -17,3 +17,14 @@ export function raiseOpenFiles(wanted: number): number {
   words[0] = words[1] = hard;
   return libc.setrlimit(RLIMIT_NOFILE, bytes) === 0 ? Number(hard) : Number(soft);
 }
+
+/** Sets the number to `wanted`, or as near as it may be. Returns the limit in force. */
+export function setOpenFiles(wanted: number): number {
+  const bytes = new Uint8Array(rlimit.sizeof);
+  const words = new BigUint64Array(bytes.buffer);
+  if (libc.getrlimit(RLIMIT_NOFILE, bytes) < 0) return 0;
+  if (words[0] <= BigInt(wanted)) return raiseOpenFiles(wanted);
+  words[0] = BigInt(wanted);
+  libc.setrlimit(RLIMIT_NOFILE, bytes);
+  return raiseOpenFiles(0);
+}

@@ -60,6 +60,8 @@ export interface FsConfig {
   options: FsOptions;
   /** The daemon may act as any user: it is root. */
   privileged: boolean;
+  /** RLIMIT_NOFILE as it is in force. */
+  descriptors: number;
   /** Loops of the process at most. */
   loops: number;
   /** Shared memory: session, node table, handle table, lock owners. */

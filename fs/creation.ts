@@ -92,6 +92,8 @@ let umask = 0;
  * request's names end at byte `at`. Returns 1 or 0 for `endCreation`, or -errno.
  */
 export function beginCreation(fs: FsService, at: number, mask: number): number {
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
   const failed = fs.extensions.read(fs, at);
   if (failed < 0) return failed;
   let { uid, gid } = fs;

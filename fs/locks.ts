@@ -21,6 +21,8 @@ const GENERATION = 1;
 const OWNER_LO = 2;
 const OWNER_HI = 3;
 const FD = 4;
+/** The handle through which the descriptor came to be. */
+const HANDLE = 5;
 
 export function allocateLocks(): HostAddr {
   return allocate(BYTES).addr;
@@ -51,7 +53,7 @@ export class LockTable {
    * Gives an owner a descriptor, which is the table's from now on. Returns it, or the one that another loop gave it meanwhile (the
    * caller closes its own then), or -1 where the table is full.
    */
-  insert(node: number, generation: number, ownerLo: number, ownerHi: number, fd: number): number {
+  insert(node: number, generation: number, ownerLo: number, ownerHi: number, fd: number, handle: number): number {
     const w = this.#words;
     lock(w, LOCK);
     let at = this.#find(node, generation, ownerLo, ownerHi);
@@ -65,6 +67,7 @@ export class LockTable {
       w[at + OWNER_LO] = ownerLo;
       w[at + OWNER_HI] = ownerHi;
       w[at + FD] = result = fd;
+      w[at + HANDLE] = handle;
     }
     unlock(w, LOCK);
     return result;
@@ -77,10 +80,35 @@ export class LockTable {
     lock(w, LOCK);
     const at = this.#find(node, generation, ownerLo, ownerHi);
     const fd = at < 0 ? -1 : w[at + FD];
-    // The last entry takes its place.
-    if (at >= 0) w.copyWithin(at, ENTRIES + --w[COUNT] * WORDS, ENTRIES + (w[COUNT] + 1) * WORDS);
+    if (at >= 0) this.#takeOut(at);
     unlock(w, LOCK);
     return fd;
+  }
+
+  /**
+   * Takes out an owner that came by a handle, and returns its descriptor; -1: there is none (any more). When a handle is released its
+   * processes have flushed, so the owners that are left are open files of the guest (F_OFD_SETLK there).
+   */
+  removeOf(handle: number): number {
+    const w = this.#words;
+    if (Atomics.load(w, COUNT) === 0) return -1;
+    lock(w, LOCK);
+    let fd = -1;
+    for (let i = 0; i < w[COUNT] && fd < 0; i++) {
+      const at = ENTRIES + i * WORDS;
+      if (w[at + HANDLE] !== (handle | 0)) continue;
+      fd = w[at + FD];
+      this.#takeOut(at);
+    }
+    unlock(w, LOCK);
+    return fd;
+  }
+
+  /** The last entry takes the place of one that goes. */
+  #takeOut(at: number): void {
+    const w = this.#words;
+    const last = ENTRIES + --w[COUNT] * WORDS;
+    w.copyWithin(at, last, last + WORDS);
   }
 
   /** Hands every descriptor to `close`. No other loop may use the table meanwhile. */

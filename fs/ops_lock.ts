@@ -44,7 +44,7 @@ function ownerFd(fs: FsService, make: boolean): number {
   let fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDWR);
   if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY);
   if (fd < 0) return fd;
-  const kept = fs.locks.insert(fs.node, generation, in32[OWNER], in32[OWNER + 1], fd);
+  const kept = fs.locks.insert(fs.node, generation, in32[OWNER], in32[OWNER + 1], fd, in32[FH]);
   if (kept !== fd) libc.close(fd);
   return kept < 0 ? -ENOLCK : kept;
 }
@@ -60,6 +60,14 @@ function readLock(fs: FsService): number {
   flockView.setBigInt64(struct_flock.l_start, start, true);
   flockView.setBigInt64(struct_flock.l_len, end === OFFSET_MAX ? 0n : end - start + 1n, true);
   return 0;
+}
+
+/** Closes an owner's descriptor; its locks are gone when this returns, though the close may come later. */
+export function dropOwner(fs: FsService, fd: number): void {
+  flockBytes.fill(0);
+  flockView.setInt16(struct_flock.l_type, F_UNLCK, true);
+  libc.fcntlLock(fd, F_OFD_SETLK, flockBytes);
+  fs.retire(fd);
 }
 
 export function getlk(fs: FsService): number {

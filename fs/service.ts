@@ -10,6 +10,7 @@ import { type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
 import { IN_BYTES, type Requests, SLOTS } from "../vq/requests.ts";
 import { type FsConfig, timeoutSeconds } from "./config.ts";
 import { Credentials } from "./credentials.ts";
+import { Descriptors } from "./descriptors.ts";
 import { HandleTable } from "./handles.ts";
 import { LockTable } from "./locks.ts";
 import { NodeTable } from "./nodes.ts";
@@ -71,6 +72,7 @@ export class FsService implements Service {
   readonly body: Uint8Array<ArrayBuffer>;
   readonly proc: ProcPath;
   readonly credentials: Credentials;
+  readonly descriptors: Descriptors;
   readonly writes = new WriteWatch();
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
@@ -119,6 +121,7 @@ export class FsService implements Service {
     this.nodes = new NodeTable(config.nodes);
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
+    this.descriptors = new Descriptors(config.descriptors, this.nodes, this.handles, this.locks, loop.log);
     this.proc = new ProcPath(config.procFd);
     if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);

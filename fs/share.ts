@@ -2,6 +2,7 @@
 import { O_CLOEXEC, O_DIRECTORY, O_PATH } from "../ffi/arch.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { FsConfig, FsOptions } from "./config.ts";
+import { raiseOpenFiles } from "../ffi/limits.ts";
 import { allocateHandles } from "./handles.ts";
 import { allocateLocks } from "./locks.ts";
 import { allocateNodes, NodeTable } from "./nodes.ts";
@@ -27,6 +28,7 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     procFd,
     options,
     privileged: libc.geteuid() === 0,
+    descriptors: raiseOpenFiles(0),
     loops,
     session: allocateSession(loops),
     nodes,

@@ -98,6 +98,19 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     client.getattr(file);
     assert.equal(daemon.descriptors, before);
   });
+  await step("RELEASE drops the locks of the guest's open file, at once", () => {
+    for (let i = 0; i < 20; i++) {
+      const opened = client.open(file, 2).fh;
+      assert.equal(client.request(op.FUSE_SETLK, file, lk(opened, 31, F_WRLCK)).error, 0);
+      assert.equal(client.request(op.FUSE_SETLK, file, lk(opened, 31, F_WRLCK, 0, TO_END, FLOCK)).error, 0);
+      assert.equal(setlk(32, F_WRLCK), -EAGAIN);
+      assert.equal(client.release(file, opened).error, 0);
+      assert.equal(setlk(32, F_WRLCK), 0);
+      assert.equal(client.request(op.FUSE_SETLK, file, lk(fh, 32, F_WRLCK, 0, TO_END, FLOCK)).error, 0);
+      assert.equal(client.request(op.FUSE_SETLK, file, lk(fh, 32, F_UNLCK, 0, TO_END, FLOCK)).error, 0);
+      assert.equal(setlk(32, F_UNLCK), 0);
+    }
+  });
   await step("SETLKW waits for the lock, and delays nobody", () => {
     assert.equal(setlk(1, F_WRLCK), 0);
     const pending = wait(2, F_WRLCK);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { bytes, names, u32, u64 } from "../../bench/fuse_encode.ts";
 import { DEFAULT_INIT_FLAGS } from "../../bench/fuse_client.ts";
 import * as op from "../../bench/fuse_opcodes.ts";
-import { EBADF, EINVAL, ENOSYS, ENOTTY, EOPNOTSUPP } from "../../ffi/errno.ts";
+import { EBADF, EINVAL, ENFILE, ENOSYS, ENOTTY, EOPNOTSUPP } from "../../ffi/errno.ts";
 import { isRoot, needsRoot, withDaemon } from "./daemon.ts";
 
 const ROOT = 1;
@@ -20,8 +20,13 @@ withDaemon("Newer operations", {}, async (daemon, { client }, step) => {
   const source = client.open(from, 0).fh;
   const target = client.open(to, O_RDWR).fh;
 
-  await step("COPY_FILE_RANGE copies within the host, and closes what it worked on", () => {
+  await step("COPY_FILE_RANGE copies within the host, and closes what it worked on", async () => {
+    // The first calls start helper threads, which have descriptors of their own.
+    for (let i = 0; i < 3; i++) {
+      client.request(COPY_FILE_RANGE, from, bytes(u64(source, 0, to, target, 0), u64(1, 0)), 8);
+    }
     const before = daemon.descriptors;
+    Deno.truncateSync(path("to"), 0);
     for (const [opcode, size] of [[COPY_FILE_RANGE, 8], [COPY_FILE_RANGE_64, 8]]) {
       const copy = (len: number | bigint, offIn = 5, offOut = 3, fh = source) =>
         client.request(opcode, from, bytes(u64(fh, offIn, to, target, offOut), u64(len, 0)), size);
@@ -39,8 +44,7 @@ withDaemon("Newer operations", {}, async (daemon, { client }, step) => {
       );
       Deno.truncateSync(path("to"), 0);
     }
-    // Helper threads that were started meanwhile have a few of their own, the runtime's; duplicates would be eight.
-    assert.ok(daemon.descriptors - before < 8, `${daemon.descriptors - before} descriptors more`);
+    await daemon.descriptorsAre(before);
   });
   await step("TMPFILE makes a file without a name, and LINK gives it one", () => {
     const reply = client.request(TMPFILE, ROOT, bytes(u32(O_RDWR, 0o100640, 0, 0), names("x")), ENTRY_BYTES + 16);
@@ -160,8 +164,41 @@ withDaemon("Set-user-ID bits with HANDLE_KILLPRIV_V2", killpriv, async (daemon, 
     assert.equal(mode(), 0o755);
     assert.equal(Deno.lstatSync(daemon.path("program")).size, 5);
   });
+  await step("FALLOCATE of an ordinary user clears them, root's does not", () => {
+    arm();
+    assert.equal(client.fallocate(node, fh, 0, 4096).error, 0);
+    assert.equal(mode(), isRoot ? SUID : 0o755);
+    client.uid = client.gid = 1000;
+    assert.equal(client.fallocate(node, fh, 0, 8192).error, 0);
+    client.uid = client.gid = 0;
+    assert.equal(mode(), 0o755);
+    assert.equal(Deno.lstatSync(daemon.path("program")).size, 8192);
+  });
   await step("a chmod sets them again", () => {
     assert.equal(client.setattr(node, { mode: SUID }).error, 0);
     assert.equal(mode(), SUID);
   });
+});
+
+const few = { args: ["--rlimit-nofile", "1000"] };
+withDaemon("Few descriptors", few, async (daemon, { client }, step) => {
+  await step(
+    "a creation that would find none for its node is refused before the name is made, and goes on after FORGET",
+    async () => {
+      const made: bigint[] = [];
+      let failed = 0;
+      for (let i = 0; failed === 0 && i < 1000; i++) {
+        const reply = client.symlink(ROOT, `link${i}`, "target");
+        failed = reply.error;
+        if (failed === 0) made.push(reply.nodeid);
+      }
+      assert.equal(failed, -ENFILE);
+      assert.ok(made.length > 700, `${made.length}`);
+      assert.equal([...Deno.readDirSync(daemon.path())].length, made.length, "no name without an answer");
+      await daemon.until(() => /warn: the guest holds \d+ of 1000 descriptors/.test(daemon.log), "a warning");
+      assert.equal(daemon.log.match(/the guest holds/g)!.length, 1);
+      for (const nodeid of made) client.forget(nodeid);
+      assert.equal(client.mkdir(ROOT, "again").error, 0);
+    },
+  );
 });

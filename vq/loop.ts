@@ -28,7 +28,6 @@ const RING_ENTRIES = 512;
 const CQ_ENTRIES = 4096;
 /**
  * Chains taken from a queue before what is finished is published: the driver goes on with those while the next ones are served.
- * See docs/ARCHITECTURE.md for the measurement.
  */
 const BATCH = 16;
 /**

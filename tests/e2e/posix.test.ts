@@ -95,9 +95,11 @@ for (const { name, options, choice = "" } of configurations) {
         const debian = await Debian.open(bed);
         // What the shared file system lacks, the share lacks.
         const host = await onHost(bed.shared);
-        const command = `${Deno.execPath()} ${FLAGS} ${MAIN} /mnt --quiet ${choice}${large}`;
+        // malloc, when it wants an arena more, looks for the number of CPUs in a file that User-Mode Linux does not have, and leaves
+        // ENOENT in errno; between a call of the suite and its look at errno, now and then.
+        const command = `MALLOC_ARENA_MAX=1 ${Deno.execPath()} ${FLAGS} ${MAIN} /mnt --quiet ${choice}${large}`;
         const { output } = await debian.try(command, large ? 900_000 : 240_000);
-        expectAsKnown(parse(output), KNOWN[name], [...host.rest.keys()]);
+        expectAsKnown(parse(output), KNOWN[name] ?? {}, [...host.rest.keys()]);
         await bed.guest.powerOff();
         await bed.expectDaemonIdle();
       } catch (error) {

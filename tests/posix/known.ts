@@ -7,8 +7,4 @@ export const KNOWN: Record<string, Record<string, string>> = {
   "cache=never": {
     "mmap: MAP_SHARED": "as in virtiofsd: with cache=never shared mappings want --allow-mmap, and Linux 6.6",
   },
-  "cache=auto": {
-    "readdir: many entries are made":
-      "sometimes: each known node costs a descriptor, and RLIMIT_NOFILE may be as low as 20,000",
-  },
 };

@@ -135,14 +135,19 @@ function putFile(fs: FsService, at: number, fd: number): number {
   return bytes;
 }
 
-/** Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. */
-function openNode(fs: FsService, node: number, flags: number): number {
+/**
+ * Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. With
+ * HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits: `fuseFlags` are its FUSE_OPEN_*.
+ */
+function openNode(fs: FsService, node: number, flags: number, fuseFlags: number): number {
   const file = fs.nodes.file(node);
   const type = typeOf(file);
   if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : type === S_IFLNK ? -ELOOP : -ENXIO;
   // Not to wait for the holder of a lease, fcntl(2).
   const wanted = hostFlags(fs, flags);
+  const bare = (fuseFlags & wire.FUSE_OPEN_KILL_SUIDGID) !== 0 && fs.credentials.clearBits();
   const fd = fs.proc.open(fdOf(file), wanted | O_NONBLOCK);
+  if (bare) fs.credentials.keepBits();
   // The ring takes O_NONBLOCK for a file that never waits, and would read from a slow file system itself instead of in a worker.
   if (fd >= 0) libc.fcntl(fd, F_SETFL, wanted & (O_DIRECT | O_NOATIME));
   if (fd >= 0 && wanted & O_TRUNC) dropMappedCapability(fs, fd);
@@ -150,12 +155,9 @@ function openNode(fs: FsService, node: number, flags: number): number {
 }
 
 export function open(fs: FsService): number {
-  const flags = fs.requests.in32[ARG + (fuse_open_in.flags >> 2)];
-  // With HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits.
-  const kill = fs.requests.in32[ARG + (fuse_open_in.open_flags >> 2)] & wire.FUSE_OPEN_KILL_SUIDGID;
-  const bare = kill !== 0 && fs.credentials.clearBits();
-  const fd = openNode(fs, fs.node, flags);
-  if (bare) fs.credentials.keepBits();
+  const { in32 } = fs.requests;
+  const flags = in32[ARG + (fuse_open_in.flags >> 2)];
+  const fd = openNode(fs, fs.node, flags, in32[ARG + (fuse_open_in.open_flags >> 2)]);
   return fd < 0 ? fd : putFile(fs, BODY, fd);
 }
 
@@ -187,10 +189,7 @@ export function create(fs: FsService): number {
 export function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
   const node = lookupName(fs, fs.node, name);
   if (node < 0) return node;
-  const kill = fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)] & wire.FUSE_OPEN_KILL_SUIDGID;
-  const bare = kill !== 0 && fs.credentials.clearBits();
-  const fd = openNode(fs, node, flags);
-  if (bare) fs.credentials.keepBits();
+  const fd = openNode(fs, node, flags, fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)]);
   if (fd < 0) {
     fs.nodes.forget(node, fs.nodes.generation(node), 1, fs.retire);
     return fd;

@@ -3,7 +3,7 @@
  * allocates nothing. A slot holds the descriptor chain, read once out of guest memory into private numbers and checked there
  * (VIRTIO 1.3, 2.7.13); the guest may rewrite its descriptors afterwards as it likes.
  */
-import { addressOf, allocate } from "../ffi/memory.ts";
+import { allocate } from "../ffi/memory.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { Queue } from "./queue.ts";
 
@@ -66,11 +66,6 @@ export class Requests {
     this.out = new Uint8Array(allocate(OUT_BYTES).buffer);
     this.out32 = new Uint32Array(this.out.buffer);
     for (let i = 0; i < SLOTS; i++) this.#free[i] = SLOTS - 1 - i;
-  }
-
-  /** Where the reply buffer lies, for calls that let the kernel fill it. */
-  get outAddr() {
-    return addressOf(this.out);
   }
 
   get inFlight(): number {

@@ -165,7 +165,7 @@ export const flags = {
   "poll-max-us": {
     kind: "parsed",
     parse: whole("poll-max-us", 0, 1_000_000),
-    default: "32",
+    default: "100",
     brief: "Look at the queues for up to N microseconds before sleeping, where that pays; 0: never",
     placeholder: "N",
   },

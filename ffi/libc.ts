@@ -45,6 +45,11 @@ const lib = Deno.dlopen("libc.so.6", {
   /** ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags): RWF_* */
   preadv2: { parameters: ["i32", "u64", "i32", "i64", "i32"], result: "i32" },
   pwritev2: { parameters: ["i32", "u64", "i32", "i64", "i32"], result: "i32" },
+  /** ssize_t pread(int fd, void *buf, size_t count, off_t offset), count below 2 GiB */
+  pread: { name: "pread64", parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
+  /** The same, and pwrite, for memory at an address. */
+  preadAt: { name: "pread64", parameters: ["i32", "u64", "u32", "i64"], result: "i32" },
+  pwriteAt: { name: "pwrite64", parameters: ["i32", "u64", "u32", "i64"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
 
   // --- files

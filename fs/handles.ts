@@ -18,6 +18,8 @@ const KIND = 2;
 /** Directories: the offset at which the descriptor stands, or both -1 where that is not known. */
 const POSITION_LO = 3;
 const POSITION_HI = 4;
+/** Files: not 0 when O_NONBLOCK, with which they are opened, was taken off. */
+const WAITS = 3;
 /** How often the slot was used. */
 const USES = 5;
 /** Files: what is known of reading without waiting, see ops_file.ts; 0 at first. */
@@ -100,6 +102,14 @@ export class HandleTable {
 
   setReading(fh: number, how: number): void {
     this.#words[HANDLES_AT + (fh & SLOT_MASK) * WORDS + READING] = how;
+  }
+
+  /** Notes that a file's descriptor is without O_NONBLOCK. False where that was noted before. */
+  setWaits(fh: number): boolean {
+    const at = HANDLES_AT + (fh & SLOT_MASK) * WORDS + WAITS;
+    if (this.#words[at] !== 0) return false;
+    this.#words[at] = 1;
+    return true;
   }
 
   /** Whether a directory's descriptor stands at the offset. */

@@ -21,6 +21,7 @@ import { EAGAIN, EBADF, EEXIST, EINTR, EINVAL, EISDIR, ELOOP, ENFILE, ENXIO, EOP
 import { errno, libc } from "../ffi/libc.ts";
 import {
   F_DUPFD_CLOEXEC,
+  F_GETFL,
   F_SETFL,
   LOCK_UN,
   RWF_APPEND,
@@ -30,7 +31,7 @@ import {
   S_IFREG,
   statfs,
 } from "../ffi/stat_layout.ts";
-import { IORING_FSYNC_DATASYNC } from "../ffi/uring_layout.ts";
+import { IORING_FSYNC_DATASYNC, IOSQE_ASYNC } from "../ffi/uring_layout.ts";
 import type { FsOptions } from "./config.ts";
 import { beginCreation, endCreation, label } from "./creation.ts";
 import { adopt, ARG, ARG_BYTE, BODY, lookupName, putEntry } from "./entry.ts";
@@ -83,6 +84,8 @@ const READ_PLAIN = 1;
 const READ_ON_RING = 2;
 /** Opened with O_DIRECT: read and written on the ring, past the page cache. */
 const DIRECT = 3;
+/** A read of so many bytes takes longer than it takes to wake a worker. */
+const ASIDE_BYTES = 64 * 1024;
 /** File systems without a "do not wait", whose files are in memory anyway: tmpfs, ramfs, hugetlbfs (linux/magic.h). */
 const MEMORY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
 
@@ -148,8 +151,6 @@ function openNode(fs: FsService, node: number, flags: number, fuseFlags: number)
   const bare = (fuseFlags & wire.FUSE_OPEN_KILL_SUIDGID) !== 0 && fs.credentials.clearBits();
   const fd = fs.proc.open(fdOf(file), wanted | O_NONBLOCK);
   if (bare) fs.credentials.keepBits();
-  // The ring takes O_NONBLOCK for a file that never waits, and would read from a slow file system itself instead of in a worker.
-  if (fd >= 0) libc.fcntl(fd, F_SETFL, wanted & (O_DIRECT | O_NOATIME));
   if (fd >= 0 && wanted & O_TRUNC) dropMappedCapability(fs, fd);
   return fd;
 }
@@ -234,9 +235,14 @@ export function read(fs: FsService, slot: number): number {
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
   const how = fs.handles.reading(fh);
   if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
+  if (size >= ASIDE_BYTES && fs.loop.spare.take()) return readAside(fs, slot, fd, count);
   offset32[0] = in32[READ_OFFSET];
   offset32[1] = in32[READ_OFFSET + 1];
-  const n = libc.preadv2(fd, requests.iovAddr[slot], count, offset64[0], how === READ_PLAIN ? 0 : RWF_NOWAIT);
+  const n = how !== READ_PLAIN
+    ? libc.preadv2(fd, requests.iovAddr[slot], count, offset64[0], RWF_NOWAIT)
+    : count === 1
+    ? libc.preadAt(fd, requests.iov64[slot * MAX_SEGMENTS * 2], size, offset64[0])
+    : libc.preadv2(fd, requests.iovAddr[slot], count, offset64[0], 0);
   // Less than asked for may be the file's end, or the end of what is cached.
   if (n === size || (n >= 0 && how === READ_PLAIN)) {
     fs.dataBytes = n;
@@ -252,6 +258,26 @@ export function read(fs: FsService, slot: number): number {
 }
 
 function readLater(fs: FsService, slot: number, fd: number, count: number): number {
+  letWait(fs, READ_FH, fd);
+  prepareRead(fs, slot, fd, count);
+  return fs.later(slot, WAITS_READ);
+}
+
+/** Has a worker of the ring read on a processor that is idle, while this loop reads the next one. */
+function readAside(fs: FsService, slot: number, fd: number, count: number): number {
+  letWait(fs, READ_FH, fd);
+  const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) {
+    fs.loop.spare.give();
+    return readLater(fs, slot, fd, count);
+  }
+  const sqe = prepareRead(fs, slot, copy, count);
+  fs.loop.ring.sqe_set_flags(sqe, IOSQE_ASYNC);
+  return fs.laterAside(slot, copy);
+}
+
+/** Prepares the SQE of a READ, with all but how its completion is to be understood. */
+function prepareRead(fs: FsService, slot: number, fd: number, count: number): number {
   const { requests, loop } = fs;
   const { in32, iov32 } = requests;
   const { ring } = loop;
@@ -262,7 +288,16 @@ function readLater(fs: FsService, slot: number, fd: number, count: number): numb
   if (count === 1) ring.prep_read(sqe, fd, iov32[at], iov32[at + 1], iov32[at + 2], offLo, offHi);
   else ring.prep_readv(sqe, fd, requests.iovAddrLo(slot), requests.iovAddrHi(slot), count, offLo, offHi);
   loop.forSlot(sqe, slot);
-  return fs.later(slot, WAITS_READ);
+  return sqe;
+}
+
+/**
+ * Takes O_NONBLOCK, with which files are opened, off the handle at word `at` of the request, before the ring has its descriptor: it takes
+ * that for a file that never waits, and would read from a slow file system itself instead of in a worker.
+ */
+function letWait(fs: FsService, at: number, fd: number): void {
+  if (!fs.handles.setWaits(fs.requests.in32[at])) return;
+  libc.fcntl(fd, F_SETFL, libc.fcntl(fd, F_GETFL, 0) & ~O_NONBLOCK);
 }
 
 /** Writes by a plain call, which is a copy to the page cache in the usual case; on the ring while the disk makes writers wait. */
@@ -283,7 +318,9 @@ export function write(fs: FsService, slot: number): number {
   offset32[1] = in32[WRITE_OFFSET + 1];
   const bare = kill && fs.credentials.clearBits();
   fs.writes.before();
-  const n = libc.pwritev2(fd, requests.iovAddr[slot], count, offset64[0], appends(in32) ? RWF_APPEND : 0);
+  const n = count === 1 && !appends(in32)
+    ? libc.pwriteAt(fd, requests.iov64[slot * MAX_SEGMENTS * 2], size, offset64[0])
+    : libc.pwritev2(fd, requests.iovAddr[slot], count, offset64[0], appends(in32) ? RWF_APPEND : 0);
   const failed = n < 0 ? errno() : 0;
   fs.writes.after();
   if (bare) fs.credentials.keepBits();
@@ -299,6 +336,7 @@ function writeLater(fs: FsService, slot: number, fd: number, count: number): num
   const { requests, loop } = fs;
   const { in32, iov32 } = requests;
   const { ring } = loop;
+  letWait(fs, WRITE_FH, fd);
   const offLo = in32[WRITE_OFFSET];
   const offHi = in32[WRITE_OFFSET + 1];
   const sqe = loop.sqe();

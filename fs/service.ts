@@ -44,6 +44,8 @@ const SLASH = 0x2f;
 
 const closeNow = (fd: number) => void libc.close(fd);
 
+/** A read that a worker of the ring makes, on an idle processor. */
+const WAITS_SPARE = 255;
 /** What a slot waits for on the ring. */
 export const WAITS_READ = 1;
 export const WAITS_WRITE = 2;
@@ -189,8 +191,9 @@ export class FsService implements Service {
     const waits = this.#waits[slot];
     this.#waits[slot] = 0;
     if (waits >= WAITS_PLAIN) this.#closeCopies(slot);
+    if (waits === WAITS_SPARE) this.loop.spare.give();
     if (result < 0) return this.reply(slot, result === -ECANCELED ? -EINTR : result);
-    if (waits === WAITS_READ) return this.#replyData(slot, result);
+    if (waits === WAITS_READ || waits === WAITS_SPARE) return this.#replyData(slot, result);
     if (waits === WAITS_WRITE || waits === WAITS_COPY || waits === WAITS_COPY_64) {
       const { out32 } = this.requests;
       out32[OUT_HEADER >> 2] = result;
@@ -266,6 +269,13 @@ export class FsService implements Service {
     return this.later(slot, waits);
   }
 
+  /** The same for a read that a worker makes on a processor which `loop.spare` gave, at once. */
+  laterAside(slot: number, copy: number): number {
+    const later = this.laterOn(slot, WAITS_SPARE, copy, -1);
+    this.loop.submit();
+    return later;
+  }
+
   #closeCopies(slot: number): void {
     for (let i = slot * 2; i < slot * 2 + 2; i++) {
       if (this.#copies[i] >= 0) libc.close(this.#copies[i]);
@@ -276,7 +286,7 @@ export class FsService implements Service {
   /** Ends what a slot waits for, where that can be. It then answers EINTR. */
   cancel(slot: number): void {
     const waits = this.#waits[slot];
-    if (waits >= WAITS_LOCK) this.loop.cancelCall(slot);
+    if (waits >= WAITS_LOCK && waits !== WAITS_SPARE) this.loop.cancelCall(slot);
     else if (waits > 0) this.loop.cancel(slot);
   }
 

@@ -15,6 +15,7 @@ import type { Log } from "./log.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
 import { Requests, SLOTS } from "./requests.ts";
+import { Spare } from "./spare.ts";
 
 /** What a completion is about: the upper half of its user_data. The lower half is a slot or a queue's token. */
 const ABOUT_REQUEST = 0;
@@ -26,10 +27,20 @@ const ABOUT_NOTHING = 4;
 const RING_ENTRIES = 512;
 /** Room for every slot and for kicks besides, so that completions do not overflow. */
 const CQ_ENTRIES = 4096;
-/**
- * Chains taken from a queue before what is finished is published: the driver goes on with those while the next ones are served.
- */
+/** Chains taken from a queue before completions and other queues are looked at. */
 const BATCH = 16;
+/** Chains after which a driver that looks at its used ring sees what is finished. */
+const SHOW = 4;
+/**
+ * A call costs as much as several small requests, for it wakes a processor. So while more chains wait it is put off, up to so long, and
+ * up to so few chains left that the driver is just about awake when the last is served.
+ */
+const PUT_OFF_MS = 0.04;
+const NEARLY_DONE = 8;
+/** A request that moved so many bytes is shown at once: the next ones may take as long. */
+const LARGE = 32 * 1024;
+/** Looks without finding anything, after which a queue is asleep although others of the loop are busy. */
+const IDLE_LOOKS = 1000;
 /**
  * Slots that only a queue with nothing in flight may take: requests that hang must not shut the others out, least of all the
  * queue on which an INTERRUPT would come.
@@ -48,9 +59,13 @@ export class Loop {
   /** Closes descriptors when no loop can mean them any more. */
   readonly grace: Grace;
 
+  /** Processors for large transfers besides this loop's. */
+  readonly spare = new Spare(navigator.hardwareConcurrency);
+
   readonly #controlFd: number;
   readonly #poller: Poller;
-  #queues: Queue[] = [];
+  /** Queues that are looked at: only those that had something to do lately, so that a hundred others cost nothing. */
+  #active: Queue[] = [];
   #byToken: (Queue | null)[] = [];
   #control = false;
   /** Slots whose calls are being interrupted. */
@@ -77,6 +92,12 @@ export class Loop {
     this.#watch(bellFd, ABOUT_BELL, 0);
   }
 
+  /** Gives back what the loop holds. It serves no queue any more. */
+  close(): void {
+    this.ring.queue_exit();
+    this.spare.close();
+  }
+
   /** An SQE to prepare; `forSlot` comes after its prep_*. It is submitted with the others of the batch. */
   sqe(): number {
     for (;;) {
@@ -84,6 +105,11 @@ export class Loop {
       if (sqe >= 0) return sqe;
       this.#enter(0);
     }
+  }
+
+  /** Submits what is prepared now, before the loop goes on with what takes a while. */
+  submit(): void {
+    this.#enter(0);
   }
 
   /** Has the completion of a prepared SQE go to the slot's service. */
@@ -117,9 +143,8 @@ export class Loop {
     if (token < 0) token = this.#byToken.length;
     (queue as { token: number }).token = token;
     this.#byToken[token] = queue;
-    this.#queues.push(queue);
     queue.device.queues.set(queue.index, queue);
-    queue.ring.disableKicks();
+    this.#activate(queue);
     if (queue.kickFd >= 0) this.#watchKick(queue);
     else this.#kickless++;
   }
@@ -130,6 +155,7 @@ export class Loop {
    */
   remove(queue: Queue): number {
     queue.stopping = true;
+    this.#call(queue);
     for (let slot = 0; slot < SLOTS; slot++) {
       if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot);
     }
@@ -148,7 +174,7 @@ export class Loop {
     queue.ring.enableKicks();
     if (queue.kickFd < 0) this.#kickless--;
     this.#byToken[queue.token] = null;
-    this.#queues = this.#queues.filter((other) => other !== queue);
+    this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
     return queue.ring.lastAvail;
   }
@@ -160,6 +186,7 @@ export class Loop {
       if (this.#control) {
         // Here and not at the start: `remove` may have taken the completion for a message that came meanwhile.
         this.#control = false;
+        for (const queue of this.#active) this.#call(queue);
         return;
       }
       if (worked) this.#poller.worked();
@@ -189,27 +216,83 @@ export class Loop {
     queue.ring.push(this.requests.head[slot], written);
     this.requests.release(slot);
     queue.inFlight--;
+    if (!queue.active) this.#activate(queue);
     const { device } = queue;
     if (--device.inFlight === 0) device.service.end();
     else if (device.waiting) device.service.bell();
   }
 
-  /** Takes a batch from every queue. Returns how many chains. */
+  /** Has the loop look at a queue, whose driver need not kick then. */
+  #activate(queue: Queue): void {
+    if (queue.active) return;
+    queue.active = true;
+    queue.idle = 0;
+    queue.ring.disableKicks();
+    this.#active.push(queue);
+  }
+
+  /** Leaves a queue until its driver kicks, if nothing came meanwhile. It is the one at `at` of the active ones. */
+  #deactivate(at: number): void {
+    const queues = this.#active;
+    const queue = queues[at];
+    queue.idle = 0;
+    if (queue.kickFd < 0) return;
+    if (queue.ring.enableKicks()) return queue.ring.disableKicks();
+    queue.active = false;
+    queues[at] = queues[queues.length - 1];
+    queues.pop();
+  }
+
+  /** Takes a batch from every active queue. Returns how many chains. */
   #serve(): number {
     let taken = 0;
-    const queues = this.#queues;
-    for (let i = 0; i < queues.length; i++) {
+    const queues = this.#active;
+    for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
       if (queue.stopping || queue.ring.broken) continue;
       const waiting = queue.ring.available();
-      const n = waiting < BATCH ? waiting : BATCH;
-      for (let k = 0; k < n && this.#hasRoom(queue); k++) {
-        if (!this.#take(queue)) break;
-        taken++;
+      if (waiting > 0) {
+        queue.idle = 0;
+        taken += this.#serveQueue(queue, waiting);
+      } else if (queues.length > 1 && ++queue.idle > IDLE_LOOKS && queue.inFlight === 0) {
+        this.#deactivate(i);
       }
       if (queue.ring.broken) this.#broke(queue);
     }
     return taken;
+  }
+
+  /** Takes a batch of the chains that wait in a queue. Returns how many. */
+  #serveQueue(queue: Queue, waiting: number): number {
+    const n = waiting < BATCH ? waiting : BATCH;
+    let k = 0;
+    while (k < n && this.#hasRoom(queue)) {
+      const bytes = this.#take(queue);
+      if (bytes < 0) break;
+      k++;
+      if (bytes > LARGE) break;
+      if (k % SHOW === 0 && k < n) this.#show(queue);
+    }
+    if (k < n) this.#call(queue);
+    else this.#show(queue);
+    return k;
+  }
+
+  /** Shows a driver what is finished, and calls it now or, while enough chains wait, in a while. */
+  #show(queue: Queue): void {
+    const { ring } = queue;
+    if (!ring.unpublished) return;
+    if (ring.available() <= NEARLY_DONE) return this.#call(queue);
+    ring.show();
+    const now = performance.now();
+    if (queue.owedSince === 0) queue.owedSince = now;
+    else if (now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
+  }
+
+  /** The same, and calls it now if it wants that. */
+  #call(queue: Queue): void {
+    queue.owedSince = 0;
+    if (queue.ring.unpublished && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
   }
 
   /** Whether there is a slot for a request of the queue. */
@@ -217,9 +300,10 @@ export class Loop {
     return this.requests.inFlight < (queue.inFlight === 0 ? SLOTS : SLOTS - KEPT_SLOTS);
   }
 
-  #take(queue: Queue): boolean {
+  /** Takes the next chain. Returns the bytes that its request moved, as far as it is finished, or -1 where the ring is broken. */
+  #take(queue: Queue): number {
     const head = queue.ring.pop();
-    if (head < 0) return false;
+    if (head < 0) return -1;
     const { requests } = this;
     const { device } = queue;
     const slot = requests.take(queue, head);
@@ -231,8 +315,9 @@ export class Loop {
     } else {
       this.#malformed(queue);
     }
-    if (written !== PENDING) this.finish(slot, written);
-    return true;
+    if (written === PENDING) return 0;
+    this.finish(slot, written);
+    return written + requests.readableBytes[slot];
   }
 
   /** Hands all completions that are there to whom they concern. Returns how many were requests'. */
@@ -270,9 +355,10 @@ export class Loop {
   /** A descriptor that is watched became readable. `more` is false where the kernel ended the watch. */
   #woken(about: number, token: number, more: boolean, result: number): void {
     if (about === ABOUT_KICK) {
-      // Not read: a multishot poll completes at every write, and an eventfd counts to 2^64.
-      if (more) return;
+      // The eventfd is not read: a multishot poll completes at every write, and an eventfd counts to 2^64.
       const queue = this.#byToken[token]!;
+      this.#activate(queue);
+      if (more) return;
       queue.watched = false;
       if (queue.stopping) return;
       if (result < 0) this.log.warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`);
@@ -285,32 +371,32 @@ export class Loop {
     if (!more) this.#watch(about === ABOUT_CONTROL ? this.#controlFd : this.bellFd, about, 0);
   }
 
-  /** Shows every driver what is finished: one index store a queue, and at most one call. */
+  /** Shows every driver what completed, one index store a queue and at most one call; but where a call is put off. */
   #publish(): void {
-    const queues = this.#queues;
+    const queues = this.#active;
     for (let i = 0; i < queues.length; i++) {
       const queue = queues[i];
-      if (queue.ring.unpublished && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
+      if (queue.owedSince === 0 || queue.ring.broken) this.#call(queue);
     }
   }
 
   /** Waits in the kernel until something completes: a kick, a request, a message. */
   #sleep(): void {
-    const queues = this.#queues;
+    const queues = this.#active;
     let more = false;
-    for (let i = 0; i < queues.length; i++) {
+    for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
+      if (queue.stopping || queue.ring.broken) continue;
+      this.#deactivate(i);
       // Where there is no slot for its chains, a completion must come first.
-      if (!queue.stopping && !queue.ring.broken && queue.ring.enableKicks() && this.#hasRoom(queue)) more = true;
+      if (queue.active && queue.ring.waiting && this.#hasRoom(queue)) more = true;
     }
-    if (!more) {
-      if (this.grace.waiting) this.grace.settle();
-      const idle = this.requests.inFlight === 0;
-      if (idle) this.#poller.sleeping();
-      this.#enter(1);
-      if (idle) this.#poller.woke();
-    }
-    for (let i = 0; i < queues.length; i++) queues[i].ring.disableKicks();
+    if (more) return;
+    if (this.grace.waiting) this.grace.settle();
+    const idle = this.requests.inFlight === 0;
+    if (idle) this.#poller.sleeping();
+    this.#enter(1);
+    if (idle) this.#poller.woke();
   }
 
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */

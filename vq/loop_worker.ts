@@ -52,7 +52,7 @@ async function serve(scope: LoopScope, member: Member, first: Numbered, next: ()
       const { id, request } = await next();
       scope.postMessage(member.answer(id, request));
       if (request.op === "exit") {
-        member.loop.ring.queue_exit();
+        member.loop.close();
         return scope.close();
       }
     }

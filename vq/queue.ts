@@ -50,6 +50,12 @@ export class Queue {
   watched = false;
   /** Chains completed with length 0 because they were malformed. */
   malformed = 0;
+  /** The loop looks at its available ring. Else it is asleep: the driver was asked to kick. */
+  active = false;
+  /** Looks since there was something. */
+  idle = 0;
+  /** Since when the driver has a call to get that was put off, in ms of performance.now(); 0: there is none. */
+  owedSince = 0;
 
   constructor(
     readonly device: LoopDevice,

@@ -47,6 +47,8 @@ export class Requests {
   readonly iovAddr = new BigUint64Array(SLOTS);
   /** Words of all iovec arrays: base lo, base hi, length, 0; slot s begins at s * MAX_SEGMENTS * 4. */
   readonly iov32: Uint32Array<ArrayBuffer>;
+  /** The same, a base as the bigint that FFI wants; slot s begins at s * MAX_SEGMENTS * 2. */
+  readonly iov64: BigUint64Array<ArrayBuffer>;
 
   readonly #iovWords = new Uint32Array(this.iovAddr.buffer);
   readonly #free = new Uint16Array(SLOTS);
@@ -60,6 +62,7 @@ export class Requests {
     this.segLen = new Uint32Array(allocate(SLOTS * MAX_SEGMENTS * 4).buffer);
     const iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
     this.iov32 = new Uint32Array(iov.buffer);
+    this.iov64 = new BigUint64Array(iov.buffer);
     for (let i = 0; i < SLOTS; i++) this.iovAddr[i] = BigInt(iov.addr + i * MAX_SEGMENTS * IOVEC_BYTES);
     this.in = new Uint8Array(allocate(IN_BYTES).buffer);
     this.in32 = new Uint32Array(this.in.buffer);

@@ -61,7 +61,9 @@ export class SplitQueue {
   readonly #availEvent: number;
   #availIdx: number;
   #usedIdx: number;
-  #publishedIdx: number;
+  /** What the driver sees of it, and up to where it was called or found not to want that. */
+  #shownIdx: number;
+  #calledIdx: number;
 
   constructor(memory: GuestMemory, layout: SplitLayout) {
     const { size } = layout;
@@ -75,7 +77,7 @@ export class SplitQueue {
     this.#usedEvent = RING + size;
     this.#availEvent = RING + 4 * size;
     this.lastAvail = this.#availIdx = layout.base & 0xffff;
-    this.#usedIdx = this.#publishedIdx = Atomics.load(this.#used, IDX);
+    this.#usedIdx = this.#shownIdx = this.#calledIdx = Atomics.load(this.#used, IDX);
   }
 
   /** Reads the driver's index. Returns how many chains wait, and marks the queue broken where that is impossible. */
@@ -89,6 +91,11 @@ export class SplitQueue {
     return waiting;
   }
 
+  /** Whether the driver's index has moved on, to wherever. */
+  get waiting(): boolean {
+    return Atomics.load(this.#avail, IDX) !== this.lastAvail;
+  }
+
   /** Takes the head of the next chain; only after `available()` said that there is one. -1, and broken, for a head beyond the table. */
   pop(): number {
     const head = this.#avail[RING + (this.lastAvail & this.#mask)];
@@ -100,7 +107,7 @@ export class SplitQueue {
     return head;
   }
 
-  /** Puts a finished chain into the used ring. The driver sees it at `publish()`. `written` is in bytes. */
+  /** Puts a finished chain into the used ring. The driver sees it at `show()` or `publish()`. `written` is in bytes. */
   push(head: number, written: number): void {
     const at = (this.#usedIdx & this.#mask) * 2;
     this.#usedRing[at] = head;
@@ -110,17 +117,25 @@ export class SplitQueue {
 
   /** Whether pushed chains wait to be published. */
   get unpublished(): boolean {
-    return this.#usedIdx !== this.#publishedIdx;
+    return this.#usedIdx !== this.#calledIdx;
   }
 
-  /** Shows the driver all pushed chains at once, and says whether it wants to be called (VIRTIO 2.7.7, 2.7.8). */
+  /** Shows the driver all pushed chains at once, for when it looks. It is not called for them before `publish()`. */
+  show(): void {
+    if (this.#usedIdx === this.#shownIdx) return;
+    this.#shownIdx = this.#usedIdx;
+    // The elements first, then idx.
+    Atomics.store(this.#used, IDX, this.#usedIdx);
+  }
+
+  /** The same, and says whether the driver wants to be called for what was shown since the last time (VIRTIO 2.7.7, 2.7.8). */
   publish(): boolean {
-    const old = this.#publishedIdx;
+    this.show();
+    const old = this.#calledIdx;
     const next = this.#usedIdx;
     if (next === old) return false;
-    this.#publishedIdx = next;
-    // The elements first, then idx. Both accesses are sequentially consistent, so the load cannot pass the store.
-    Atomics.store(this.#used, IDX, next);
+    this.#calledIdx = next;
+    // The store of idx and this load are sequentially consistent, so the load cannot pass the store.
     if (this.eventIdx) return needEvent(Atomics.load(this.#avail, this.#usedEvent), next, old);
     return (Atomics.load(this.#avail, FLAGS) & VRING_AVAIL_F_NO_INTERRUPT) === 0;
   }

@@ -393,6 +393,52 @@ Deno.test("requests that hang shut no other queue out, and the loop sleeps meanw
   await other.done();
 });
 
+Deno.test("a queue with nothing to do is left alone beside a busy one, and woken by its kick", async () => {
+  for (const eventIdx of [false, true]) {
+    await using bed = await startedBed({ queues: 3, loopOf: () => 0, eventIdx });
+    const [busy, ...quiet] = bed.traffic;
+    for (const traffic of quiet) await traffic.roundTrip();
+    for (let round = 0; round < 20; round++) {
+      // Kept busy, the loop does not sleep; meanwhile it comes to leave the others, and their drivers are asked to kick.
+      const kicks = quiet.map(({ queue }) => queue.kicks);
+      for (let i = 0; i < 300; i++) {
+        while (busy.sent.size < 12) busy.send(OP.NOP);
+        busy.collect();
+      }
+      for (const traffic of quiet) traffic.send(OP.ECHO);
+      for (const traffic of quiet) {
+        while (traffic.sent.size > 0) {
+          while (busy.sent.size < 12) busy.send(OP.NOP);
+          busy.collect();
+          traffic.collect();
+        }
+      }
+      quiet.forEach(({ queue }, i) => assert.ok(queue.kicks - kicks[i] <= 1));
+    }
+    await busy.done();
+    const asked = quiet.reduce((sum, { queue }) => sum + queue.kicks, 0);
+    assert.ok(asked >= 20, `the two were kicked ${asked} times in 20 rounds`);
+  }
+});
+
+Deno.test("calls are put off while many chains wait, and none is left owing", async () => {
+  await using bed = await startedBed({ size: 256, eventIdx: true });
+  const [traffic] = bed.traffic;
+  for (let round = 0; round < 200; round++) {
+    // Sent unseen, so that all of them wait when the loop wakes up.
+    for (let i = 0; i < 100; i++) traffic.send(OP.NOP, 0, false);
+    traffic.queue.kick();
+    while (traffic.sent.size > 0) {
+      assert.ok(
+        traffic.queue.waitUsed(DEADLINE_MS),
+        `round ${round}: ${traffic.sent.size} requests were answered without a call`,
+      );
+      traffic.collect();
+    }
+  }
+  assert.equal(traffic.answered, 20_000);
+});
+
 Deno.test("bell() is called on the loop that was rung, from whichever", async () => {
   await using bed = await startedBed({ loops: 2, queues: 2 });
   const [first, second] = bed.traffic;

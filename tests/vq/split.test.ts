@@ -160,6 +160,33 @@ Deno.test("publish() with EVENT_IDX calls once the event index is passed, flags 
   }
 });
 
+Deno.test("show() lets the driver see what is finished; publish() calls for all of it at last", () => {
+  for (const base of [0, 65535]) {
+    const { queue, driver } = ring(8, base, true);
+    driver.setUsedEvent(base);
+    queue.push(1, 10);
+    queue.show();
+    assert.equal(driver.usedIdx, (base + 1) & 0xffff);
+    assert.deepEqual(driver.element(base), [1, 10]);
+    assert.equal(queue.unpublished, true, "the call is owed");
+    queue.push(2, 20);
+    assert.equal(queue.publish(), true, "the event index was passed by what was shown before");
+    assert.equal(driver.usedIdx, (base + 2) & 0xffff);
+    assert.equal(queue.unpublished, false);
+    assert.equal(queue.publish(), false);
+  }
+});
+
+Deno.test("waiting tells that the driver's index moved, and breaks nothing", () => {
+  const { queue, driver } = ring(4, 65535);
+  assert.equal(queue.waiting, false);
+  driver.offer(0);
+  assert.equal(queue.waiting, true);
+  driver.setIndex(100);
+  assert.equal(queue.waiting, true);
+  assert.equal(queue.broken, false);
+});
+
 Deno.test("enableKicks() asks for the next chain, and sees one that came before", () => {
   for (const base of [0, 65535]) {
     const plain = ring(8, base);

@@ -4,6 +4,8 @@
  * would hold up every other request of the queue. So some writes are timed, and after a slow one all go to the ring for a while.
  */
 
+import { nowMs } from "../ffi/clock.ts";
+
 /** One write in so many is timed; the clock is a tenth of a write. */
 const EVERY = 8;
 const SLOW_MS = 2;
@@ -16,20 +18,23 @@ export class WriteWatch {
   #since = -1;
   #until = 0;
 
+  /** `now` is the clock, in milliseconds. */
+  constructor(readonly now: () => number = nowMs) {}
+
   /** Plain writes were slow lately. */
   get throttled(): boolean {
     if (this.#until === 0) return false;
-    if (++this.#count % LOOK_EVERY === 0 && performance.now() > this.#until) this.#until = 0;
+    if (++this.#count % LOOK_EVERY === 0 && this.now() > this.#until) this.#until = 0;
     return this.#until !== 0;
   }
 
   before(): void {
-    this.#since = ++this.#count % EVERY === 0 ? performance.now() : -1;
+    this.#since = ++this.#count % EVERY === 0 ? this.now() : -1;
   }
 
   after(): void {
     if (this.#since < 0) return;
-    const now = performance.now();
+    const now = this.now();
     if (now - this.#since > SLOW_MS) this.#until = now + PAUSE_MS;
   }
 }

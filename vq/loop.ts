@@ -3,6 +3,7 @@
  * service, collects completions, publishes what is finished once a batch, and sleeps in io_uring_enter when there is nothing
  * to do. It returns to its caller only when the control eventfd was written: then messages wait.
  */
+import { nowMs } from "../ffi/clock.ts";
 import { signal } from "../ffi/eventfd.ts";
 import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
@@ -29,8 +30,9 @@ const RING_ENTRIES = 512;
 const CQ_ENTRIES = 4096;
 /** Chains taken from a queue before completions and other queues are looked at. */
 const BATCH = 16;
-/** Chains after which a driver that looks at its used ring sees what is finished. */
+/** Chains after which a driver sees what is finished: where few wait, and where there are enough for it to be busy with. */
 const SHOW = 4;
+const SHOW_MANY = 8;
 /**
  * A call costs as much as several small requests, for it wakes a processor. So while more chains wait it is put off, up to so long, and
  * up to so few chains left that the driver is just about awake when the last is served.
@@ -218,8 +220,11 @@ export class Loop {
     queue.inFlight--;
     if (!queue.active) this.#activate(queue);
     const { device } = queue;
-    if (--device.inFlight === 0) device.service.end();
-    else if (device.waiting) device.service.bell();
+    if (--device.inFlight > 0) {
+      if (device.waiting) device.service.bell();
+    } else if (!device.taking) {
+      device.service.end();
+    }
   }
 
   /** Has the loop look at a queue, whose driver need not kick then. */
@@ -264,15 +269,21 @@ export class Loop {
 
   /** Takes a batch of the chains that wait in a queue. Returns how many. */
   #serveQueue(queue: Queue, waiting: number): number {
+    const { device } = queue;
     const n = waiting < BATCH ? waiting : BATCH;
+    const show = waiting > BATCH ? SHOW_MANY : SHOW;
+    if (device.inFlight === 0) device.service.begin();
+    device.taking = true;
     let k = 0;
     while (k < n && this.#hasRoom(queue)) {
       const bytes = this.#take(queue);
       if (bytes < 0) break;
       k++;
       if (bytes > LARGE) break;
-      if (k % SHOW === 0 && k < n) this.#show(queue);
+      if (k % show === 0 && k < n) this.#show(queue);
     }
+    device.taking = false;
+    if (device.inFlight === 0) device.service.end();
     if (k < n) this.#call(queue);
     else this.#show(queue);
     return k;
@@ -284,7 +295,7 @@ export class Loop {
     if (!ring.unpublished) return;
     if (ring.available() <= NEARLY_DONE) return this.#call(queue);
     ring.show();
-    const now = performance.now();
+    const now = nowMs();
     if (queue.owedSince === 0) queue.owedSince = now;
     else if (now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
   }
@@ -308,7 +319,7 @@ export class Loop {
     const { device } = queue;
     const slot = requests.take(queue, head);
     queue.inFlight++;
-    if (device.inFlight++ === 0) device.service.begin();
+    device.inFlight++;
     let written = 0;
     if (requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect)) {
       written = device.service.handle(slot);

@@ -3,6 +3,8 @@
  * longer would have spared a sleep, and shrinks to nothing when it would not, as QEMU's AioContext does it.
  */
 
+import { nowMs } from "../ffi/clock.ts";
+
 /** The first while, in microseconds, when polling starts to pay. */
 const START_US = 4;
 /** Looks at the rings between two looks at the clock, which costs as much as several of them. */
@@ -35,25 +37,25 @@ export class Poller {
     if (this.#whileMs === 0) return false;
     if (!this.#spinning) {
       this.#spinning = true;
-      this.#since = performance.now();
+      this.#since = nowMs();
       this.#looks = 0;
       return true;
     }
     if (++this.#looks % LOOKS !== 0) return true;
-    if (performance.now() - this.#since < this.#whileMs) return true;
+    if (nowMs() - this.#since < this.#whileMs) return true;
     this.#spinning = false;
     return false;
   }
 
   /** It goes to sleep now. */
   sleeping(): void {
-    if (this.#maxMs > 0) this.#since = performance.now();
+    if (this.#maxMs > 0) this.#since = nowMs();
   }
 
   /** It was woken: adapts to how long it slept. */
   woke(): void {
     if (this.#maxMs === 0) return;
-    const sleptMs = performance.now() - this.#since;
+    const sleptMs = nowMs() - this.#since;
     if (sleptMs > this.#maxMs) this.#whileMs = 0;
     else this.#whileMs = Math.min(this.#maxMs, Math.max(START_US / 1000, this.#whileMs * 2));
   }

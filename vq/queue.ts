@@ -31,6 +31,8 @@ export class LoopDevice {
   memory: GuestMemory;
   /** Requests in flight on this loop. */
   inFlight = 0;
+  /** A batch of its requests is being taken: it stays begun meanwhile, for `begin` and `end` cost as much as a small request. */
+  taking = false;
   /** The service waits until but one request is in flight: its bell is rung at each that ends. */
   waiting = false;
   service!: Service;
@@ -54,7 +56,7 @@ export class Queue {
   active = false;
   /** Looks since there was something. */
   idle = 0;
-  /** Since when the driver has a call to get that was put off, in ms of performance.now(); 0: there is none. */
+  /** Since when the driver has a call to get that was put off, in ms of nowMs(); 0: there is none. */
   owedSince = 0;
 
   constructor(

@@ -4,6 +4,7 @@
  * what /proc/loadavg says (proc(5), the fourth field).
  */
 import { O_CLOEXEC, O_RDONLY } from "../ffi/arch.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { libc } from "../ffi/libc.ts";
 import { AT_FDCWD } from "../ffi/stat_layout.ts";
 
@@ -38,7 +39,7 @@ export class Spare {
   /** Takes a processor that is idle for one transfer, until `give`. False where there is none. */
   take(): boolean {
     if (this.#fd < 0) return false;
-    const now = performance.now();
+    const now = nowMs();
     if (now - this.#lookedAt >= LOOK_EVERY_MS) {
       this.#lookedAt = now;
       this.#look();

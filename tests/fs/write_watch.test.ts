@@ -1,16 +1,10 @@
 import assert from "node:assert/strict";
 import { WriteWatch } from "../../fs/write_watch.ts";
 
-/** Runs `body` with a clock that stands still but for `pass`, in milliseconds. */
-function withClock(body: (pass: (ms: number) => void) => void) {
-  const { now } = performance;
+/** Runs `body` with a watch whose clock stands still but for `pass`, in milliseconds. */
+function withClock(body: (pass: (ms: number) => void, watch: WriteWatch) => void) {
   let time = 1000;
-  performance.now = () => time;
-  try {
-    body((ms) => void (time += ms));
-  } finally {
-    performance.now = now;
-  }
+  body((ms) => void (time += ms), new WriteWatch(() => time));
 }
 
 /** Some writes of a duration each. */
@@ -23,15 +17,13 @@ function write(watch: WriteWatch, count: number, took: () => void) {
 }
 
 Deno.test("WriteWatch.throttled is false while writes are quick", () =>
-  withClock((pass) => {
-    const watch = new WriteWatch();
+  withClock((pass, watch) => {
     write(watch, 1000, () => pass(1));
     assert.ok(!watch.throttled);
   }));
 
 Deno.test("WriteWatch.throttled is true after slow writes, for a while", () =>
-  withClock((pass) => {
-    const watch = new WriteWatch();
+  withClock((pass, watch) => {
     write(watch, 16, () => pass(10));
     assert.ok(watch.throttled);
     pass(400);

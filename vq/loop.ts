@@ -35,10 +35,10 @@ const SHOW = 4;
 const SHOW_MANY = 8;
 /**
  * A call costs as much as several small requests, for it wakes a processor. So while more chains wait it is put off, up to so long, and
- * up to so few chains left that the driver is just about awake when the last is served.
+ * while those that are left take longer than the driver takes to wake up.
  */
-const PUT_OFF_MS = 0.04;
-const NEARLY_DONE = 8;
+const PUT_OFF_MS = 0.05;
+const WAKE_MS = 0.02;
 /** A request that moved so many bytes is shown at once: the next ones may take as long. */
 const LARGE = 32 * 1024;
 /** Looks without finding anything, after which a queue is asleep although others of the loop are busy. */
@@ -292,18 +292,25 @@ export class Loop {
   /** Shows a driver what is finished, and calls it now or, while enough chains wait, in a while. */
   #show(queue: Queue): void {
     const { ring } = queue;
-    if (!ring.unpublished) return;
-    if (ring.available() <= NEARLY_DONE) return this.#call(queue);
-    ring.show();
+    const { owed } = ring;
+    if (owed === 0) return;
+    const left = ring.available();
+    if (left < SHOW) return this.#call(queue);
     const now = nowMs();
-    if (queue.owedSince === 0) queue.owedSince = now;
-    else if (now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
+    if (queue.owedSince === 0) {
+      queue.owedSince = now;
+      queue.owedAt = owed;
+    } else if (owed > queue.owedAt) {
+      queue.chainMs = (now - queue.owedSince) / (owed - queue.owedAt);
+    }
+    if (left * queue.chainMs < WAKE_MS || now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
+    else ring.show();
   }
 
   /** The same, and calls it now if it wants that. */
   #call(queue: Queue): void {
     queue.owedSince = 0;
-    if (queue.ring.unpublished && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
+    if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
   }
 
   /** Whether there is a slot for a request of the queue. */

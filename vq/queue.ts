@@ -58,6 +58,9 @@ export class Queue {
   idle = 0;
   /** Since when the driver has a call to get that was put off, in ms of nowMs(); 0: there is none. */
   owedSince = 0;
+  /** How many chains were finished then, and how long one took when that was last measured, in ms. */
+  owedAt = 0;
+  chainMs = 0.002;
 
   constructor(
     readonly device: LoopDevice,

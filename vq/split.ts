@@ -115,9 +115,9 @@ export class SplitQueue {
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
-  /** Whether pushed chains wait to be published. */
-  get unpublished(): boolean {
-    return this.#usedIdx !== this.#calledIdx;
+  /** Chains that were pushed since the last `publish()`. */
+  get owed(): number {
+    return (this.#usedIdx - this.#calledIdx) & 0xffff;
   }
 
   /** Shows the driver all pushed chains at once, for when it looks. It is not called for them before `publish()`. */

@@ -118,10 +118,10 @@ Deno.test("push() and publish() show all elements at once, while idx runs over 6
   const { queue, driver } = ring(4, 65533);
   let idx = 65533;
   for (let i = 0; i < 10; i++) {
-    assert.equal(queue.unpublished, false);
+    assert.equal(queue.owed, 0);
     queue.push(i & 3, i);
     queue.push((i + 1) & 3, 0xffff_ffff);
-    assert.equal(queue.unpublished, true);
+    assert.equal(queue.owed, 2);
     assert.equal(driver.usedIdx, idx & 0xffff);
     queue.publish();
     assert.deepEqual(driver.element(idx), [i & 3, i]);
@@ -168,11 +168,11 @@ Deno.test("show() lets the driver see what is finished; publish() calls for all 
     queue.show();
     assert.equal(driver.usedIdx, (base + 1) & 0xffff);
     assert.deepEqual(driver.element(base), [1, 10]);
-    assert.equal(queue.unpublished, true, "the call is owed");
+    assert.equal(queue.owed, 1, "the call is owed");
     queue.push(2, 20);
     assert.equal(queue.publish(), true, "the event index was passed by what was shown before");
     assert.equal(driver.usedIdx, (base + 2) & 0xffff);
-    assert.equal(queue.unpublished, false);
+    assert.equal(queue.owed, 0);
     assert.equal(queue.publish(), false);
   }
 });

@@ -111,14 +111,19 @@ function prepare({ client }: Session, options: LoadOptions): Omit<Job, "thread">
   return { mode, depth, blockBytes, segmentBytes, queues, fileName, fileBytes, nodeid: entry.nodeid, fh: file.fh };
 }
 
-/** What an attached guest costs that does nothing: CPU in processors, memory in bytes. */
-export async function runIdle(socketPath: string, pid: number, seconds: number): Promise<IdleResult> {
-  using _session = Session.open(socketPath, { retryMs: 2000 });
-  await sleep(0.5);
-  const pids = processTree(pid);
-  const before = treeCpuNs(pids);
-  await sleep(seconds);
-  return { cpuShare: (treeCpuNs(pids) - before) / (seconds * 1e9), ...memoryUse(pids) };
+/** What attached guests cost that do nothing, one a socket: CPU in processors, memory in bytes. */
+export async function runIdle(socketPaths: readonly string[], pid: number, seconds: number): Promise<IdleResult> {
+  const sessions: Session[] = [];
+  try {
+    for (const path of socketPaths) sessions.push(Session.open(path, { retryMs: 2000 }));
+    await sleep(0.5);
+    const pids = processTree(pid);
+    const before = treeCpuNs(pids);
+    await sleep(seconds);
+    return { cpuShare: (treeCpuNs(pids) - before) / (seconds * 1e9), ...memoryUse(pids) };
+  } finally {
+    for (const session of sessions) session.close();
+  }
 }
 
 /** Runs one load against the daemon that listens at `socketPath`. Throws where the daemon fails. */

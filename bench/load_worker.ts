@@ -93,9 +93,10 @@ class Runner {
     for (let head = queue.reap(); head >= 0; head = queue.reap()) {
       const slot = workload.slotOf(head);
       const now = monotonicNs();
-      this.#latency.record(now - this.#startedNs[slot]);
-      workload.check(slot, queue.usedLength);
-      this.#ops++;
+      if (workload.check(slot, queue.usedLength)) {
+        this.#latency.record(now - this.#startedNs[slot]);
+        this.#ops++;
+      }
       // A slot that is to stop goes on to the end of its cycle: no file stays behind.
       if (refill || !workload.atStart(slot)) {
         this.#startedNs[slot] = now;

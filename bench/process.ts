@@ -22,6 +22,7 @@ export function monotonicNs(): number {
 
 /**
  * CPU time in nanoseconds of a process, its threads that have ended included: the clock that clock_getcpuclockid(3) names.
+ * io_uring's workers (io-wq) and its submission thread are threads of the process that made the ring, and are counted too.
  * 0 where there is no such process.
  */
 export function cpuNs(pid: number): number {
@@ -58,6 +59,14 @@ export function treeCpuNs(pids: readonly number[]): number {
   return pids.reduce((sum, pid) => sum + cpuNs(pid), 0);
 }
 
+/** CPU time in nanoseconds of children that have ended and were waited for, and theirs, by /proc/self/stat; steps of 10 ms. */
+export function childrenCpuNs(): number {
+  const text = read("/proc/self/stat");
+  // cutime and cstime are fields 16 and 17; the second, the name, may have spaces.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[13]) + Number(fields[14])) * 1e7;
+}
+
 /** Memory in bytes, from smaps_rollup: resident, proportional, and proportional without shared memory (guest pages, tmpfs). */
 export interface MemoryUse {
   rss: number;
@@ -83,4 +92,16 @@ export function machineBusyNs(): number {
   // user nice system idle iowait irq softirq steal
   const ticks = read("/proc/stat").split("\n", 1)[0].split(/\s+/).slice(1, 9).map(Number);
   return ticks.reduce((sum, value, i) => i === 3 || i === 4 ? sum : sum + value, 0) * 1e7;
+}
+
+/** The type of the file system that holds a path, such as "tmpfs", by /proc/self/mounts; empty where that does not say. */
+export function fileSystemOf(path: string): string {
+  let type = "", longest = -1;
+  for (const line of read("/proc/self/mounts").split("\n")) {
+    const [, at, name] = line.split(" ");
+    const holds = at !== undefined && (at === "/" || path === at || path.startsWith(at + "/"));
+    // Of two mounts on one place the later covers the other.
+    if (holds && at.length >= longest) [type, longest] = [name, at.length];
+  }
+  return type;
 }

@@ -8,9 +8,10 @@ export type Kind = "ringfsd" | "rust" | "c";
 /** A daemon with its options, ready to be started any number of times. */
 export interface Contender {
   name: string;
-  kind: Kind;
+  /** For those that are compared. */
+  kind?: Kind;
   /** What it says of itself, in a line. */
-  version: string;
+  version?: string;
   /** Program and arguments for a share and a socket. */
   command: (sharedDir: string, socketPath: string) => string[];
   /** The same for many devices in one process, each with its socket; absent where there is no such thing. */

@@ -154,7 +154,7 @@ export function subjects({ contenders, noPolling, limits, items }: Plan): Subjec
   const withLimits = items.some((item) => item.kind === "limit");
   return [
     ...[contenders[0], ...(noPolling ? [noPolling] : []), ...contenders.slice(1)]
-      .map(({ name, kind, version }): Subject => ({ name, kind, version })),
+      .map(({ name, kind = "ringfsd", version = "" }): Subject => ({ name, kind, version })),
     ...(withLimits ? limits : []).map(({ name, version }): Subject => ({ name, kind: "limit", version })),
   ];
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { bucketOf, Histogram } from "../../bench/histogram.ts";
 import type { LoadResult } from "../../bench/load.ts";
-import { childrenCpuNs, cpuNs, fileSystemOf, monotonicNs, processTree } from "../../bench/process.ts";
+import { cpuNs, monotonicNs, processTree } from "../../bench/process.ts";
 import { disturbance, idleTable, limitTable, loadTable, omissions, targetTable, troubles } from "../../bench/report.ts";
 import type { Run } from "../../bench/results.ts";
 import { judgeAll, OWN } from "../../bench/targets.ts";
@@ -115,13 +115,4 @@ Deno.test("cpuNs() counts the CPU time of another process, and is 0 for one that
   await child.status;
   assert.equal(cpuNs(child.pid), 0);
   assert.ok(monotonicNs() <= monotonicNs());
-});
-
-Deno.test("childrenCpuNs() counts a child when it has ended, and fileSystemOf() goes by the innermost mount", async () => {
-  const before = childrenCpuNs();
-  const child = new Deno.Command("sh", { args: ["-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"] });
-  assert.equal((await child.output()).success, true);
-  assert.ok(childrenCpuNs() - before >= 10e6);
-  assert.equal(fileSystemOf("/proc/self"), "proc");
-  assert.notEqual(fileSystemOf("/processor"), "proc");
 });

@@ -192,14 +192,15 @@ async function measure(
   await Promise.race([sleep(options.seconds), failed]);
   const costs = cost();
   Atomics.store(phase, 0, STOP);
-  return summarize(options, await ends, costs);
+  // Reading it takes tens of milliseconds, in which requests would go on to be counted.
+  const memory = memoryUse(processTree(pid));
+  return summarize(options, await ends, costs, memory);
 }
 
-/** What the measured time cost. CPU times in nanoseconds, memory in bytes. */
+/** What the measured time cost, CPU times in nanoseconds. */
 interface Costs {
   daemonNs: number;
   otherNs: number;
-  memory: MemoryUse;
 }
 
 /** Begins to count; the function returned says what was used since. */
@@ -209,14 +210,15 @@ function startMeter(pid: number): () => Costs {
   return () => {
     const daemonNs = treeCpuNs(pids) - daemon;
     const otherNs = Math.max(0, machineBusyNs() - machine - daemonNs - (cpuNs(Deno.pid) - generator));
-    return { daemonNs, otherNs, memory: memoryUse(pids) };
+    return { daemonNs, otherNs };
   };
 }
 
 function summarize(
   { mode, queues }: LoadOptions,
   ends: readonly LoadEnd[],
-  { daemonNs, otherNs, memory }: Costs,
+  { daemonNs, otherNs }: Costs,
+  memory: MemoryUse,
 ): LoadResult {
   for (const end of ends) if (end.failure) throw new Error(end.failure);
   const sum = (of: (end: LoadEnd) => number) => ends.reduce((total, end) => total + of(end), 0);

@@ -67,24 +67,35 @@ export function childrenCpuNs(): number {
   return (Number(fields[13]) + Number(fields[14])) * 1e7;
 }
 
-/** Memory in bytes, from smaps_rollup: resident, proportional, and proportional without shared memory (guest pages, tmpfs). */
+/** Memory in bytes: resident, proportional, and proportional without the guest's, as front ends here and vubench make it. */
 export interface MemoryUse {
   rss: number;
   pss: number;
   pssOwn: number;
 }
 
-/** The memory of some processes together. */
+/** What both call the memfd that is the guest's memory. */
+const GUEST_MEMFD = "/memfd:guest";
+
+/** The memory of some processes together, from smaps. */
 export function memoryUse(pids: readonly number[]): MemoryUse {
   const sum = { rss: 0, pss: 0, pssOwn: 0 };
-  for (const pid of pids) {
-    const text = read(`/proc/${pid}/smaps_rollup`);
-    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) * 1024;
-    sum.rss += field("Rss");
-    sum.pss += field("Pss");
-    sum.pssOwn += field("Pss") - field("Pss_Shmem");
-  }
+  for (const pid of pids) addMemory(sum, read(`/proc/${pid}/smaps`));
   return sum;
+}
+
+/** Adds what /proc/pid/smaps says, proc_pid_smaps(5). */
+export function addMemory(sum: MemoryUse, smaps: string): void {
+  let guest = false;
+  for (const line of smaps.split("\n")) {
+    const [key, value] = line.split(/\s+/, 2);
+    if (!key.endsWith(":")) guest = line.includes(GUEST_MEMFD);
+    else if (key === "Rss:") sum.rss += Number(value) * 1024;
+    else if (key === "Pss:") {
+      sum.pss += Number(value) * 1024;
+      if (!guest) sum.pssOwn += Number(value) * 1024;
+    }
+  }
 }
 
 /** CPU time in nanoseconds of the whole machine, stolen time included, by /proc/stat; steps of 10 ms. */

@@ -56,7 +56,7 @@ export const SUITE: readonly Item[] = [
   { title: "seqread 1M depth 8, in pages", mode: "seqread", depth: 8, blockBytes: MIB },
   { title: "seqwrite 1M depth 8, in pages", mode: "seqwrite", depth: 8, blockBytes: MIB },
   ...metadata,
-  { title: NOTHING, mode: "unknown", depth: 32, busyPoll: true },
+  { title: NOTHING, mode: "unknown", depth: 32, busyPoll: true, noPolling: true },
   { title: IDLE, kind: "idle" },
   { title: IDLE_100, kind: "idle", devices: 100 },
   { title: LIMITS, kind: "limit" },

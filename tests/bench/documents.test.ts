@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { chart, escapeXml } from "../../bench/chart.ts";
 import { BEGIN, END, figures, markdownTable, replaceFigures } from "../../bench/markdown.ts";
+import { NO_POLLING } from "../../bench/daemons.ts";
 import { LIMITS, NOTHING, RANDREAD, RANDREAD_POLLED } from "../../bench/suite.ts";
 import { loads, resultsOf } from "./fixtures.ts";
 
@@ -31,8 +32,9 @@ Deno.test("markdownTable() keeps bars in cells apart from those of the table", (
 const RESULTS = resultsOf([
   ...loads(RANDREAD, "ringfsd", [1234567], { cpuPerOp: 2, otherCpus: 0.5 }),
   ...loads(RANDREAD, "rust pool 0", [617283.5], { cpuPerOp: 4 }),
-  ...loads(RANDREAD_POLLED, "ringfsd", [1], { cpuPerOp: 1.75 }),
-  ...loads(NOTHING, "ringfsd", [1], { cpuPerOp: 0.5 }),
+  ...loads(RANDREAD, NO_POLLING, [1], { cpuPerOp: 2 }),
+  ...loads(RANDREAD_POLLED, NO_POLLING, [1], { cpuPerOp: 1.75 }),
+  ...loads(NOTHING, NO_POLLING, [1], { cpuPerOp: 0.5 }),
   { title: '<odd> & "loud"', daemon: "ringfsd", round: 1, failure: "it said <b>" },
   { title: LIMITS, daemon: "pread loop", round: 1, limit: { opsPerSecond: 2469134, cpuPerOp: 1 } },
 ]);
@@ -44,7 +46,7 @@ Deno.test("figures() has the machine, verdicts, workloads, limits and where the 
   assert.match(text, /^\| the same: CPU per operation \| 0\.50 \|/m);
   assert.match(text, /^\| {2}\| rust pool 0 \| 617.284 \|.*\| 2\.00 \| 0\.50 \|$/m);
   assert.match(text, /^\| pread loop \| 2.469.134 \| 1\.00 \| 0\.50 \|$/m);
-  // 1.75 of the polled read, less 1 for the call and 0.5 for an empty request; 0.25 more where the driver sleeps.
+  // 1.75 where the driver polls, less 1 for the call and 0.5 for an empty request; 0.25 more where the driver sleeps.
   assert.match(text, /the difference \| 0\.25 \|\n.*1\.75 \|\n.*the difference \| 0\.25 \|\n.*2\.00 \|/);
   assert.match(text, /Disturbed: other processes took/);
   assert.match(text, /Failed: .*it said &lt;b>/);

@@ -5,7 +5,7 @@ import { checked, cString, libc } from "../../ffi/libc.ts";
 import { AT_FDCWD } from "../../ffi/stat_layout.ts";
 import { Ring } from "../../ffi/uring.ts";
 import { IOSQE_ASYNC } from "../../ffi/uring_layout.ts";
-import { childrenCpuNs, cpuNs, fileSystemOf } from "../../bench/process.ts";
+import { addMemory, childrenCpuNs, cpuNs, fileSystemOf, memoryUse } from "../../bench/process.ts";
 import { withMemory, withRing } from "../ffi/help.ts";
 
 /** CPU time in nanoseconds of this process's io-wq threads that live, by /proc; steps of 10 ms. */
@@ -67,4 +67,24 @@ Deno.test("childrenCpuNs() counts a child when it has ended, and fileSystemOf() 
   assert.ok(childrenCpuNs() - before >= 10e6);
   assert.equal(fileSystemOf("/proc/self"), "proc");
   assert.notEqual(fileSystemOf("/processor"), "proc");
+});
+
+Deno.test("addMemory() leaves the guest's memory out of what is the daemon's own, and nothing else that is shared", () => {
+  const mapping = (name: string, rss: number, pss: number) =>
+    `7f0000000000-7f0000100000 rw-s 00000000 00:01 1 ${name}\nSize: 4096 kB\nRss: ${rss} kB\nPss: ${pss} kB\n` +
+    "Pss_Shmem: 1 kB\nVmFlags: rd wr sh\n";
+  const sum = { rss: 0, pss: 0, pssOwn: 0 };
+  addMemory(
+    sum,
+    mapping("/memfd:guest (deleted)", 100, 50) + mapping("/dev/zero (deleted)", 10, 8) + mapping("", 4, 3),
+  );
+  assert.deepEqual(sum, { rss: 114 * 1024, pss: 61 * 1024, pssOwn: 11 * 1024 });
+});
+
+Deno.test("memoryUse() agrees with smaps_rollup, and is 0 for a process that is not there", () => {
+  const { pss, pssOwn } = memoryUse([Deno.pid]);
+  const rollup = Number(/^Pss:\s+(\d+)/m.exec(Deno.readTextFileSync("/proc/self/smaps_rollup"))![1]) * 1024;
+  assert.ok(Math.abs(pss - rollup) < 0.1 * rollup, `${pss}, ${rollup}`);
+  assert.equal(pssOwn, pss);
+  assert.equal(memoryUse([2 ** 30]).pss, 0);
 });

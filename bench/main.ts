@@ -26,10 +26,11 @@ const HELP = `usage: deno task bench [options]
   --vubench PROGRAM  make the load with this program instead of the project's own driver
   --only PATTERN     workloads whose title matches this regular expression
   --rounds N         rounds, of which the median counts [3]
+  --retries N        runs that others disturbed are made again, up to N times; the least disturbed counts [1]
   --seconds S        measured time of each run [2]
   --depth N          requests in flight on each queue, for all workloads
   --queues N         request queues, for all workloads
-  --quick            one round of half a second
+  --quick            one round of half a second, and no retries
   --file-mib N       size of the file that is read [256]
   --dir DIR          where the share is made [/dev/shm, or the directory for temporary files]
   --json FILE        all runs, for other programs and for --from
@@ -46,6 +47,7 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 interface Settings {
   items: Item[];
   rounds: number;
+  retries: number;
   seconds: number;
   fileMib: number;
   dir?: string;
@@ -71,7 +73,16 @@ function parse(args: string[]): Settings | undefined {
     args,
     options: {
       ...{ peer: { type: "string", multiple: true }, "no-peers": flag, ringfsd: text, vubench: text, only: text },
-      ...{ rounds: text, seconds: text, depth: text, queues: text, quick: flag, "file-mib": text, dir: text },
+      ...{
+        rounds: text,
+        retries: text,
+        seconds: text,
+        depth: text,
+        queues: text,
+        quick: flag,
+        "file-mib": text,
+        dir: text,
+      },
       ...{ json: text, svg: text, markdown: text, docs: flag, from: text, list: flag, keep: flag, help: flag },
     },
   });
@@ -86,6 +97,7 @@ function parse(args: string[]): Settings | undefined {
       item.kind ? item : { ...item, ...override, title: item.title + changed }
     )),
     rounds: positive("--rounds", v.rounds) ?? (v.quick ? 1 : 3),
+    retries: v.retries === "0" ? 0 : positive("--retries", v.retries) ?? (v.quick ? 0 : 1),
     seconds: positive("--seconds", v.seconds) ?? (v.quick ? 0.5 : 2),
     fileMib: Math.ceil(positive("--file-mib", v["file-mib"]) ?? 256),
     svg: v.svg ?? (v.docs ? join(root, "docs", "performance.svg") : undefined),
@@ -129,12 +141,12 @@ function host(): Results["host"] {
 }
 
 async function measure(settings: Settings, installed: readonly Contender[], base: string): Promise<Results> {
-  const { items, rounds, seconds, vubench } = settings;
+  const { items, rounds, retries, seconds, vubench } = settings;
   const own = ringfsd(settings.ringfsd);
   const contenders = await usable([own, ...installed], base, progress);
   if (contenders[0] !== own) throw new Error("ringfsd itself does not serve the share");
   const noPolling = items.some((item) => item.noPolling) ? ringfsdWithoutPolling(settings.ringfsd) : undefined;
-  const plan: Plan = { items, contenders, limits: limits(), rounds, seconds, base, noPolling, vubench };
+  const plan: Plan = { items, contenders, limits: limits(), rounds, retries, seconds, base, noPolling, vubench };
   const runs = await measureAll(plan, progress);
   const load = vubench ? "vubench" : "the project's own driver";
   const fileSystem = fileSystemOf(Deno.realPathSync(base));

@@ -1,6 +1,6 @@
 /** The tables of the report, as text. */
 import type { IdleResult, LoadResult } from "./load.ts";
-import { type Figures, type LimitResult, loadOf, median, medians, type Run, unique } from "./results.ts";
+import { DISTURBED, type Figures, type LimitResult, loadOf, median, medians, type Run, unique } from "./results.ts";
 import { showBound, showMeasured, showRange, type Verdict } from "./targets.ts";
 
 export { median, type Run };
@@ -128,9 +128,6 @@ export function troubles(runs: readonly Run[]): string[] {
   });
   return [...new Set(lines)];
 }
-
-/** Processors that others may take before a run counts as disturbed. */
-const DISTURBED = 0.1;
 
 /** Where other processes took more than a tenth of a processor in any run: in how many, and how much; else empty. */
 export function disturbance(runs: readonly Run[]): string {

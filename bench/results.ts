@@ -17,6 +17,9 @@ export interface Run {
   failure?: string;
 }
 
+/** Processors that others may take before a run counts as disturbed. */
+export const DISTURBED = 0.1;
+
 /** What the machine does without a daemon. CPU time in microseconds. */
 export interface LimitResult {
   opsPerSecond: number;

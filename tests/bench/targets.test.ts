@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { NO_POLLING } from "../../bench/daemons.ts";
 import { LOAD_DEFAULTS } from "../../bench/load.ts";
-import { inTurn } from "../../bench/measure.ts";
+import { inTurn, leastDisturbed } from "../../bench/measure.ts";
 import { fasterRust, median, medians } from "../../bench/results.ts";
 import { LIMITS, RANDREAD, SUITE } from "../../bench/suite.ts";
 import {
@@ -18,7 +18,7 @@ import {
 } from "../../bench/targets.ts";
 import { readVubench, vubenchArguments } from "../../bench/vubench.ts";
 import { readFio } from "../../bench/limits.ts";
-import { loads, resultsOf } from "./fixtures.ts";
+import { loadResult, loads, resultsOf } from "./fixtures.ts";
 
 const READ: Target = {
   work: "reads",
@@ -124,6 +124,34 @@ Deno.test("inTurn() has everyone once in each round, and another first in the ne
   assert.deepEqual(inTurn(list, 1), list);
   for (let i = 1; i < first.length; i++) assert.notEqual(first[i], first[i - 1]);
   assert.deepEqual(inTurn([], 2), []);
+});
+
+Deno.test("leastDisturbed() measures again while others take processors, and goes by that, not by the figures", async () => {
+  const runsOf = (...others: number[]) => {
+    const list = others.map((otherCpus, i) => (
+      { title: "t", daemon: "a", round: 1, result: loadResult({ otherCpus, opsPerSecond: 1000 - i }) }
+    ));
+    return {
+      made: 0,
+      next() {
+        return Promise.resolve(list[this.made++]);
+      },
+    };
+  };
+  for (
+    const [others, retries, made, kept] of [
+      [[0.02, 9], 3, 1, 0.02],
+      [[0.5, 0.3, 0.05, 9], 3, 3, 0.05],
+      [[0.5, 0.3, 0.4], 2, 3, 0.3],
+      [[0.5, 9], 0, 1, 0.5],
+    ] as const
+  ) {
+    const runs = runsOf(...others);
+    assert.equal((await leastDisturbed(() => runs.next(), retries)).result!.otherCpus, kept);
+    assert.equal(runs.made, made);
+  }
+  const failure = { title: "t", daemon: "a", round: 1, failure: "it ended" };
+  assert.equal(await leastDisturbed(() => Promise.resolve(failure), 3), failure);
 });
 
 Deno.test("readFio() takes the first job, behind what fio notes", () => {

@@ -2,11 +2,20 @@
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+/** Whose daemon it is: targets are ratios to virtiofsd in Rust. */
+export type Kind = "ringfsd" | "rust" | "c";
+
 /** A daemon with its options, ready to be started any number of times. */
 export interface Contender {
   name: string;
+  /** For those that are compared. */
+  kind?: Kind;
+  /** What it says of itself, in a line. */
+  version?: string;
   /** Program and arguments for a share and a socket. */
   command: (sharedDir: string, socketPath: string) => string[];
+  /** The same for many devices in one process, each with its socket; absent where there is no such thing. */
+  manyCommand?: (sharedDir: string, socketPaths: readonly string[]) => string[];
 }
 
 /** A daemon that runs. */
@@ -20,15 +29,39 @@ export interface Running {
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
-/** ringfsd: the command given, or dist/ringfsd, or main.ts on this deno. */
-export function ringfsd(command?: string): Contender {
+/** ringfsd: the command given, or dist/ringfsd, or main.ts on this deno; with further options under another name. */
+export function ringfsd(command?: string, name = "ringfsd", options: readonly string[] = []): Contender {
   const compiled = join(root, "dist", "ringfsd");
   const source = [Deno.execPath(), "run", "-A", join(root, "main.ts")];
   const start = command ? command.trim().split(/\s+/) : isExecutable(compiled) ? [compiled] : source;
   return {
-    name: "ringfsd",
-    command: (sharedDir, socketPath) => [...start, "--socket-path", socketPath, "--shared-dir", sharedDir],
+    name,
+    kind: "ringfsd",
+    version: versionOf(start).split("\n", 1)[0],
+    command: (sharedDir, socketPath) => [...start, "--socket-path", socketPath, "--shared-dir", sharedDir, ...options],
+    manyCommand: (sharedDir, socketPaths) => [
+      ...start,
+      ...socketPaths.flatMap((path, i) => ["--share", `tag=bench${i},dir=${sharedDir},socket=${path}`]),
+      ...options,
+    ],
   };
+}
+
+/** The same without polling: what its system calls and loops are worth by themselves. */
+export function ringfsdWithoutPolling(command?: string): Contender {
+  return ringfsd(command, NO_POLLING, ["--poll-max-us", "0"]);
+}
+
+export const NO_POLLING = "ringfsd, no polling";
+
+/** All that a program says to --version; empty where it cannot be started, which shows later and better. */
+function versionOf([program, ...args]: readonly string[]): string {
+  try {
+    const { stdout, stderr } = new Deno.Command(program, { args: [...args, "--version"] }).outputSync();
+    return (new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr)).trim();
+  } catch {
+    return "";
+  }
 }
 
 function isExecutable(path: string): boolean {
@@ -77,11 +110,13 @@ export function peers(named: readonly string[]): Contender[] {
 
 /** Rust virtiofsd with and without a thread pool, or C virtiofsd: told apart by what --version says. */
 function variants(path: string, name?: string): Contender[] {
-  const { stdout, stderr } = new Deno.Command(path, { args: ["--version"] }).outputSync();
-  const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+  const text = versionOf([path]);
+  const version = text.split("\n", 1)[0];
   if (/QEMU|Bellard|FUSE kernel/i.test(text)) {
     return [{
       name: name ?? "virtiofsd (C)",
+      kind: "c",
+      version,
       command: (sharedDir, socketPath) => [
         ...[path, `--socket-path=${socketPath}`, "-o", `source=${sharedDir}`],
         ...["-o", "sandbox=chroot", "--thread-pool-size=0"],
@@ -90,6 +125,8 @@ function variants(path: string, name?: string): Contender[] {
   }
   return ["0", "4"].map((threads) => ({
     name: `${name ?? "virtiofsd (Rust)"} pool ${threads}`,
+    kind: "rust",
+    version,
     command: (sharedDir, socketPath) => [
       ...[path, "--socket-path", socketPath, "--shared-dir", sharedDir],
       ...["--sandbox", "none", "--thread-pool-size", threads],
@@ -102,13 +139,26 @@ function sleepMs(ms: number): Promise<void> {
 }
 
 /** Starts a daemon and waits until its socket is there. Throws with its last words where it ends before, or takes too long. */
-export async function startDaemon(
+export function startDaemon(contender: Contender, sharedDir: string, socketPath: string): Promise<Running> {
+  return start(contender.name, contender.command(sharedDir, socketPath), [socketPath]);
+}
+
+/** The same for a process that serves many devices; `socketPath` of what comes back is the first. */
+export function startDevices(
   contender: Contender,
   sharedDir: string,
-  socketPath: string,
+  socketPaths: readonly string[],
+): Promise<Running> {
+  if (contender.manyCommand === undefined) throw new Error(`${contender.name} serves one device a process`);
+  return start(contender.name, contender.manyCommand(sharedDir, socketPaths), socketPaths);
+}
+
+async function start(
+  name: string,
+  [program, ...args]: readonly string[],
+  socketPaths: readonly string[],
   timeoutMs = 10_000,
 ): Promise<Running> {
-  const [program, ...args] = contender.command(sharedDir, socketPath);
   const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
   let text = "";
   let ended = false;
@@ -120,7 +170,7 @@ export async function startDaemon(
   const status = child.status.then(() => ended = true);
   const running: Running = {
     pid: child.pid,
-    socketPath,
+    socketPath: socketPaths[0],
     log: () => text,
     stop: async () => {
       if (!ended) child.kill("SIGTERM");
@@ -130,11 +180,11 @@ export async function startDaemon(
     },
   };
   const deadline = performance.now() + timeoutMs;
-  while (!isSocket(socketPath)) {
+  while (!socketPaths.every(isSocket)) {
     if (ended || performance.now() > deadline) {
       await running.stop();
       const last = text.trim().split("\n").at(-1) ?? "";
-      throw new Error(`${contender.name} ${ended ? "ended" : "made no socket"} at start: ${last}`);
+      throw new Error(`${name} ${ended ? "ended" : "made no socket"} at start: ${last}`);
     }
     await sleepMs(5);
   }

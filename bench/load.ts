@@ -111,14 +111,19 @@ function prepare({ client }: Session, options: LoadOptions): Omit<Job, "thread">
   return { mode, depth, blockBytes, segmentBytes, queues, fileName, fileBytes, nodeid: entry.nodeid, fh: file.fh };
 }
 
-/** What an attached guest costs that does nothing: CPU in processors, memory in bytes. */
-export async function runIdle(socketPath: string, pid: number, seconds: number): Promise<IdleResult> {
-  using _session = Session.open(socketPath, { retryMs: 2000 });
-  await sleep(0.5);
-  const pids = processTree(pid);
-  const before = treeCpuNs(pids);
-  await sleep(seconds);
-  return { cpuShare: (treeCpuNs(pids) - before) / (seconds * 1e9), ...memoryUse(pids) };
+/** What attached guests cost that do nothing, one a socket: CPU in processors, memory in bytes. */
+export async function runIdle(socketPaths: readonly string[], pid: number, seconds: number): Promise<IdleResult> {
+  const sessions: Session[] = [];
+  try {
+    for (const path of socketPaths) sessions.push(Session.open(path, { retryMs: 2000 }));
+    await sleep(0.5);
+    const pids = processTree(pid);
+    const before = treeCpuNs(pids);
+    await sleep(seconds);
+    return { cpuShare: (treeCpuNs(pids) - before) / (seconds * 1e9), ...memoryUse(pids) };
+  } finally {
+    for (const session of sessions) session.close();
+  }
 }
 
 /** Runs one load against the daemon that listens at `socketPath`. Throws where the daemon fails. */
@@ -187,14 +192,15 @@ async function measure(
   await Promise.race([sleep(options.seconds), failed]);
   const costs = cost();
   Atomics.store(phase, 0, STOP);
-  return summarize(options, await ends, costs);
+  // Reading it takes tens of milliseconds, in which requests would go on to be counted.
+  const memory = memoryUse(processTree(pid));
+  return summarize(options, await ends, costs, memory);
 }
 
-/** What the measured time cost. CPU times in nanoseconds, memory in bytes. */
+/** What the measured time cost, CPU times in nanoseconds. */
 interface Costs {
   daemonNs: number;
   otherNs: number;
-  memory: MemoryUse;
 }
 
 /** Begins to count; the function returned says what was used since. */
@@ -204,14 +210,15 @@ function startMeter(pid: number): () => Costs {
   return () => {
     const daemonNs = treeCpuNs(pids) - daemon;
     const otherNs = Math.max(0, machineBusyNs() - machine - daemonNs - (cpuNs(Deno.pid) - generator));
-    return { daemonNs, otherNs, memory: memoryUse(pids) };
+    return { daemonNs, otherNs };
   };
 }
 
 function summarize(
   { mode, queues }: LoadOptions,
   ends: readonly LoadEnd[],
-  { daemonNs, otherNs, memory }: Costs,
+  { daemonNs, otherNs }: Costs,
+  memory: MemoryUse,
 ): LoadResult {
   for (const end of ends) if (end.failure) throw new Error(end.failure);
   const sum = (of: (end: LoadEnd) => number) => ends.reduce((total, end) => total + of(end), 0);

@@ -1,41 +1,61 @@
 /**
- * `deno task bench`: ringfsd and every virtiofsd that is installed, on the same work, in turn, in one run. Each measurement
- * starts a fresh daemon on a directory in memory; tables go to standard output, progress to standard error.
+ * `deno task bench`: ringfsd and every virtiofsd that is installed, on the same work, in turn, in one run, and whether the
+ * project's targets are reached. Each measurement starts a fresh daemon on a directory in memory; tables go to standard output,
+ * progress to standard error.
  */
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { type Contender, peers, ringfsd, type Running, startDaemon } from "./daemons.ts";
-import { LOAD_DEFAULTS, runIdle, runLoad } from "./load.ts";
-import { disturbance, idleTable, loadTable, omissions, type Run, troubles } from "./report.ts";
-import { QueueCountError } from "./session.ts";
-import { checkContents, fileFor, fillFile, IDLE, type Item, READ_FILE, SUITE, WRITE_FILE } from "./suite.ts";
+import { chart } from "./chart.ts";
+import { type Contender, NO_POLLING, peers, ringfsd, ringfsdWithoutPolling } from "./daemons.ts";
+import { limits } from "./limits.ts";
+import { LOAD_DEFAULTS } from "./load.ts";
+import { figures, replaceFigures } from "./markdown.ts";
+import { measureAll, type Plan, stopCurrent, subjects, usable } from "./measure.ts";
+import { fileSystemOf } from "./process.ts";
+import { disturbance, idleTable, limitTable, loadTable, omissions, targetTable, troubles } from "./report.ts";
+import type { Results } from "./results.ts";
+import { fillFile, type Item, RANDREAD, READ_FILE, SUITE, WRITE_FILE } from "./suite.ts";
+import { judgeAll, OWN, summary } from "./targets.ts";
 
 const HELP = `usage: deno task bench [options]
   --peer NAME=PATH   a virtiofsd to compare with, beside those installed; may be repeated
                      ($VIRTIOFSD, /usr/libexec, /usr/lib/qemu, /usr/lib and PATH are looked at)
   --no-peers         ringfsd alone
   --ringfsd COMMAND  how to start ringfsd [dist/ringfsd, or else main.ts]
+  --vubench PROGRAM  make the load with this program instead of the project's own driver
   --only PATTERN     workloads whose title matches this regular expression
   --rounds N         rounds, of which the median counts [3]
+  --retries N        runs that others disturbed are made again, up to N times; the least disturbed counts [1]
   --seconds S        measured time of each run [2]
   --depth N          requests in flight on each queue, for all workloads
   --queues N         request queues, for all workloads
-  --quick            one round of half a second
+  --quick            one round of half a second, and no retries
   --file-mib N       size of the file that is read [256]
   --dir DIR          where the share is made [/dev/shm, or the directory for temporary files]
-  --json FILE        all runs, for other programs
+  --json FILE        all runs, for other programs and for --from
+  --svg FILE         a chart
+  --markdown FILE    tables, put between the two marks in that file
+  --docs             both, into this project's docs/
+  --from FILE        measure nothing: report what --json has written
   --list             the workloads' titles
   --keep             leave the share behind`;
+
+const root = fileURLToPath(new URL("../", import.meta.url));
 
 /** What the command line asks for. Times in seconds, sizes in MiB. */
 interface Settings {
   items: Item[];
-  idle: boolean;
   rounds: number;
+  retries: number;
   seconds: number;
   fileMib: number;
   dir?: string;
   json?: string;
+  svg?: string;
+  markdown?: string;
+  from?: string;
+  vubench?: string;
   keep: boolean;
   ringfsd?: string;
   peers: string[];
@@ -52,26 +72,37 @@ function parse(args: string[]): Settings | undefined {
   const { values: v } = parseArgs({
     args,
     options: {
-      ...{ peer: { type: "string", multiple: true }, "no-peers": flag, ringfsd: text, only: text, rounds: text },
-      ...{ seconds: text, depth: text, queues: text, quick: flag, "file-mib": text, dir: text, json: text },
-      ...{ list: flag, keep: flag, help: flag },
+      ...{ peer: { type: "string", multiple: true }, "no-peers": flag, ringfsd: text, vubench: text, only: text },
+      ...{
+        rounds: text,
+        retries: text,
+        seconds: text,
+        depth: text,
+        queues: text,
+        quick: flag,
+        "file-mib": text,
+        dir: text,
+      },
+      ...{ json: text, svg: text, markdown: text, docs: flag, from: text, list: flag, keep: flag, help: flag },
     },
   });
   if (v.help) return void console.log(HELP);
-  if (v.list) return void console.log([...SUITE.map((item) => item.title), IDLE].join("\n"));
+  if (v.list) return void console.log(SUITE.map((item) => item.title).join("\n"));
   const only = new RegExp(v.only ?? "");
   const depth = positive("--depth", v.depth), queues = positive("--queues", v.queues);
   const override = { ...(depth ? { depth } : {}), ...(queues ? { queues } : {}) };
   const changed = Object.entries(override).map(([key, value]) => ` [${key} ${value}]`).join("");
   return {
     items: SUITE.filter(({ title }) => only.test(title)).map((item) => (
-      { ...item, ...override, title: item.title + changed }
+      item.kind ? item : { ...item, ...override, title: item.title + changed }
     )),
-    idle: only.test(IDLE),
     rounds: positive("--rounds", v.rounds) ?? (v.quick ? 1 : 3),
+    retries: v.retries === "0" ? 0 : positive("--retries", v.retries) ?? (v.quick ? 0 : 1),
     seconds: positive("--seconds", v.seconds) ?? (v.quick ? 0.5 : 2),
     fileMib: Math.ceil(positive("--file-mib", v["file-mib"]) ?? 256),
-    ...{ dir: v.dir, json: v.json, keep: v.keep ?? false, ringfsd: v.ringfsd },
+    svg: v.svg ?? (v.docs ? join(root, "docs", "performance.svg") : undefined),
+    markdown: v.markdown ?? (v.docs ? join(root, "docs", "PERFORMANCE.md") : undefined),
+    ...{ dir: v.dir, json: v.json, from: v.from, vubench: v.vubench, keep: v.keep ?? false, ringfsd: v.ringfsd },
     ...{ peers: v.peer ?? [], noPeers: v["no-peers"] ?? false },
   };
 }
@@ -104,111 +135,73 @@ function exists(path: string): boolean {
   }
 }
 
-let serial = 0;
-let current: Running | undefined;
-
-/** Starts a daemon, has `use` work with it and stops it, whatever happens. */
-async function withDaemon<T>(contender: Contender, base: string, use: (daemon: Running) => Promise<T> | T): Promise<T> {
-  const daemon = current = await startDaemon(contender, join(base, "share"), join(base, `s${serial++}`));
-  try {
-    return await use(daemon);
-  } catch (error) {
-    const said = daemon.log().trim().split("\n").at(-1);
-    if (error instanceof Error && said && !(error instanceof QueueCountError)) error.message += ` (it said: ${said})`;
-    throw error;
-  } finally {
-    await daemon.stop();
-    current = undefined;
-  }
-}
-
-/** Those of the daemons that start and return what is in the file; why the others do not goes to standard error. */
-async function usable(contenders: readonly Contender[], base: string): Promise<Contender[]> {
-  const list: Contender[] = [];
-  for (const one of contenders) {
-    try {
-      await withDaemon(one, base, ({ socketPath }) => checkContents(socketPath));
-      list.push(one);
-    } catch (error) {
-      progress(`left out: ${one.name}: ${(error as Error).message}`);
-    }
-  }
-  return list;
-}
-
-async function measureOne(
-  item: Item,
-  contender: Contender,
-  round: number,
-  base: string,
-  seconds: number,
-): Promise<Run> {
-  const run: Run = { title: item.title, daemon: contender.name, round };
-  try {
-    await withDaemon(contender, base, async ({ pid, socketPath }) => {
-      if (item.title === IDLE) run.idle = await runIdle(socketPath, pid, seconds);
-      else run.result = await runLoad(socketPath, { ...item, seconds, pid, retryMs: 2000, fileName: fileFor(item) });
-    });
-  } catch (error) {
-    run[error instanceof QueueCountError ? "skipped" : "failure"] = (error as Error).message;
-  }
-  return run;
-}
-
-function outcome({ result, idle, skipped, failure }: Run): string {
-  if (idle) return `${(idle.cpuShare * 1000).toFixed(2)} ms CPU per second`;
-  if (result) return `${result.opsPerSecond.toFixed(0)} op/s, ${result.cpuPerOp.toFixed(2)} us CPU per op`;
-  return skipped ?? failure ?? "";
-}
-
-/** Every workload, round by round, the daemons in turn, so that a disturbance hits all of them alike. */
-async function measureAll(settings: Settings, contenders: readonly Contender[], base: string): Promise<Run[]> {
-  const items: Item[] = settings.idle ? [...settings.items, { title: IDLE }] : settings.items;
-  const total = items.length * settings.rounds * contenders.length;
-  const runs: Run[] = [];
-  for (const item of items) {
-    for (let round = 1; round <= settings.rounds; round++) {
-      for (const contender of contenders) {
-        const run = await measureOne(item, contender, round, base, settings.seconds);
-        runs.push(run);
-        progress(`[${runs.length}/${total}] ${item.title}, ${contender.name}, round ${round}: ${outcome(run)}`);
-      }
-    }
-  }
-  return runs;
-}
-
-function host(): Record<string, string | number> {
+function host(): Results["host"] {
   const model = /model name\s*: (.*)/.exec(Deno.readTextFileSync("/proc/cpuinfo"))?.[1] ?? Deno.build.arch;
   return { processors: navigator.hardwareConcurrency, model, kernel: Deno.osRelease(), deno: Deno.version.deno };
 }
 
-async function bench(settings: Settings, installed: readonly Contender[], base: string): Promise<number> {
+async function measure(settings: Settings, installed: readonly Contender[], base: string): Promise<Results> {
+  const { items, rounds, retries, seconds, vubench } = settings;
   const own = ringfsd(settings.ringfsd);
-  const contenders = await usable([own, ...installed], base);
-  const runs = await measureAll(settings, contenders, base);
-  const machine = host();
+  const contenders = await usable([own, ...installed], base, progress);
+  if (contenders[0] !== own) throw new Error("ringfsd itself does not serve the share");
+  const noPolling = items.some((item) => item.noPolling) ? ringfsdWithoutPolling(settings.ringfsd) : undefined;
+  const plan: Plan = { items, contenders, limits: limits(), rounds, retries, seconds, base, noPolling, vubench };
+  const runs = await measureAll(plan, progress);
+  const load = vubench ? "vubench" : "the project's own driver";
+  const fileSystem = fileSystemOf(Deno.realPathSync(base));
+  const date = new Date().toISOString();
+  return { date, host: host(), fileSystem, rounds, seconds, load, subjects: subjects(plan), runs };
+}
+
+/** The report as text. */
+function print(results: Results): void {
+  const { host: machine, runs, rounds, seconds, load } = results;
+  const warmUp = load === "vubench" ? "" : ` after ${LOAD_DEFAULTS.warmUpSeconds} s to warm up`;
   console.log(`${machine.processors} x ${machine.model}, Linux ${machine.kernel}, Deno ${machine.deno}`);
+  for (const { name, kind, version } of results.subjects) {
+    if (version && name !== NO_POLLING && kind !== "limit") console.log(`${name}: ${version}`);
+  }
   console.log(
-    `medians of ${settings.rounds} rounds, each ${settings.seconds} s after ${LOAD_DEFAULTS.warmUpSeconds} s to warm up\n`,
+    `files on ${results.fileSystem}; medians of ${rounds} rounds, each ${seconds} s${warmUp}; load by ${load}\n`,
   );
-  for (const part of [loadTable(runs, own.name), idleTable(runs)]) if (part) console.log(part + "\n");
-  if (contenders.every((one) => one === own)) {
+  const verdicts = judgeAll(results);
+  const parts = [loadTable(runs, OWN), idleTable(runs), limitTable(runs, OWN, RANDREAD)];
+  if (verdicts.length > 0) parts.push(targetTable(verdicts), summary(verdicts));
+  for (const part of parts) if (part) console.log(part + "\n");
+  if (!results.subjects.some(({ kind }) => kind === "rust" || kind === "c")) {
     console.log(
-      "No virtiofsd was measured" + (installed.length || settings.noPeers ? "." : ": none is installed here.") +
-        " To compare, install one (Debian: apt install virtiofsd) or name one with --peer NAME=PATH.",
+      "No virtiofsd was measured. To compare, install one (Debian: apt install virtiofsd) or name one with --peer NAME=PATH.",
     );
   }
   const noise = disturbance(runs);
   if (noise) console.log(noise);
-  const bad = troubles(runs);
   for (const line of omissions(runs)) console.log(`left out: ${line}`);
-  for (const line of bad) console.log(`failed: ${line}`);
-  if (settings.json) {
-    const text = JSON.stringify({ date: new Date().toISOString(), host: machine, runs }, null, 1);
-    await Deno.writeTextFile(settings.json, text + "\n");
+  for (const line of troubles(runs)) console.log(`failed: ${line}`);
+}
+
+async function write({ json, svg, markdown }: Settings, results: Results): Promise<void> {
+  if (json) await Deno.writeTextFile(json, JSON.stringify(results, null, 1) + "\n");
+  if (svg) await Deno.writeTextFile(svg, chart(results));
+  if (markdown) await Deno.writeTextFile(markdown, replaceFigures(await Deno.readTextFile(markdown), figures(results)));
+}
+
+/** Measures with all that must be there and go again around it. */
+async function measureInShare(settings: Settings, installed: readonly Contender[]): Promise<Results> {
+  const base = await makeShare(settings);
+  const cleanUp = () => settings.keep ? progress(`kept: ${base}`) : Deno.removeSync(base, { recursive: true });
+  const interrupted = async () => {
+    await stopCurrent();
+    cleanUp();
+    Deno.exit(130);
+  };
+  Deno.addSignalListener("SIGINT", interrupted);
+  Deno.addSignalListener("SIGTERM", interrupted);
+  try {
+    return await measure(settings, installed, base);
+  } finally {
+    cleanUp();
   }
-  return contenders.includes(own) && bad.length === 0 ? 0 : 1;
 }
 
 async function main(): Promise<number> {
@@ -216,29 +209,28 @@ async function main(): Promise<number> {
   let installed: Contender[] = [];
   try {
     settings = parse(Deno.args);
-    if (settings && !settings.noPeers) installed = peers(settings.peers);
+    if (settings && !settings.noPeers && !settings.from) installed = peers(settings.peers);
+    // A document without its marks is better refused now than after a quarter of an hour.
+    if (settings?.markdown) replaceFigures(Deno.readTextFileSync(settings.markdown), "");
   } catch (error) {
     console.error(`bench: ${(error as Error).message}`);
     return 2;
   }
   if (settings === undefined) return 0;
-  if (settings.items.length === 0 && !settings.idle) {
+  if (settings.items.length === 0) {
     console.error("bench: --only matches no workload; --list shows them");
     return 2;
   }
-  const base = await makeShare(settings);
-  const cleanUp = () => settings.keep ? progress(`kept: ${base}`) : Deno.removeSync(base, { recursive: true });
-  const interrupted = async () => {
-    await current?.stop();
-    cleanUp();
-    Deno.exit(130);
-  };
-  Deno.addSignalListener("SIGINT", interrupted);
-  Deno.addSignalListener("SIGTERM", interrupted);
   try {
-    return await bench(settings, installed, base);
-  } finally {
-    cleanUp();
+    const results: Results = settings.from
+      ? JSON.parse(await Deno.readTextFile(settings.from))
+      : await measureInShare(settings, installed);
+    print(results);
+    await write(settings, results);
+    return troubles(results.runs).length === 0 ? 0 : 1;
+  } catch (error) {
+    console.error(`bench: ${(error as Error).message}`);
+    return 1;
   }
 }
 

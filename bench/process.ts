@@ -22,6 +22,7 @@ export function monotonicNs(): number {
 
 /**
  * CPU time in nanoseconds of a process, its threads that have ended included: the clock that clock_getcpuclockid(3) names.
+ * io_uring's workers (io-wq) and its submission thread are threads of the process that made the ring, and are counted too.
  * 0 where there is no such process.
  */
 export function cpuNs(pid: number): number {
@@ -58,24 +59,43 @@ export function treeCpuNs(pids: readonly number[]): number {
   return pids.reduce((sum, pid) => sum + cpuNs(pid), 0);
 }
 
-/** Memory in bytes, from smaps_rollup: resident, proportional, and proportional without shared memory (guest pages, tmpfs). */
+/** CPU time in nanoseconds of children that have ended and were waited for, and theirs, by /proc/self/stat; steps of 10 ms. */
+export function childrenCpuNs(): number {
+  const text = read("/proc/self/stat");
+  // cutime and cstime are fields 16 and 17; the second, the name, may have spaces.
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[13]) + Number(fields[14])) * 1e7;
+}
+
+/** Memory in bytes: resident, proportional, and proportional without the guest's, as front ends here and vubench make it. */
 export interface MemoryUse {
   rss: number;
   pss: number;
   pssOwn: number;
 }
 
-/** The memory of some processes together. */
+/** What both call the memfd that is the guest's memory. */
+const GUEST_MEMFD = "/memfd:guest";
+
+/** The memory of some processes together, from smaps. */
 export function memoryUse(pids: readonly number[]): MemoryUse {
   const sum = { rss: 0, pss: 0, pssOwn: 0 };
-  for (const pid of pids) {
-    const text = read(`/proc/${pid}/smaps_rollup`);
-    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) * 1024;
-    sum.rss += field("Rss");
-    sum.pss += field("Pss");
-    sum.pssOwn += field("Pss") - field("Pss_Shmem");
-  }
+  for (const pid of pids) addMemory(sum, read(`/proc/${pid}/smaps`));
   return sum;
+}
+
+/** Adds what /proc/pid/smaps says, proc_pid_smaps(5). */
+export function addMemory(sum: MemoryUse, smaps: string): void {
+  let guest = false;
+  for (const line of smaps.split("\n")) {
+    const [key, value] = line.split(/\s+/, 2);
+    if (!key.endsWith(":")) guest = line.includes(GUEST_MEMFD);
+    else if (key === "Rss:") sum.rss += Number(value) * 1024;
+    else if (key === "Pss:") {
+      sum.pss += Number(value) * 1024;
+      if (!guest) sum.pssOwn += Number(value) * 1024;
+    }
+  }
 }
 
 /** CPU time in nanoseconds of the whole machine, stolen time included, by /proc/stat; steps of 10 ms. */
@@ -83,4 +103,16 @@ export function machineBusyNs(): number {
   // user nice system idle iowait irq softirq steal
   const ticks = read("/proc/stat").split("\n", 1)[0].split(/\s+/).slice(1, 9).map(Number);
   return ticks.reduce((sum, value, i) => i === 3 || i === 4 ? sum : sum + value, 0) * 1e7;
+}
+
+/** The type of the file system that holds a path, such as "tmpfs", by /proc/self/mounts; empty where that does not say. */
+export function fileSystemOf(path: string): string {
+  let type = "", longest = -1;
+  for (const line of read("/proc/self/mounts").split("\n")) {
+    const [, at, name] = line.split(" ");
+    const holds = at !== undefined && (at === "/" || path === at || path.startsWith(at + "/"));
+    // Of two mounts on one place the later covers the other.
+    if (holds && at.length >= longest) [type, longest] = [name, at.length];
+  }
+  return type;
 }

@@ -1,35 +1,9 @@
-/** Medians of repeated runs, and the tables of the report. */
+/** The tables of the report, as text. */
 import type { IdleResult, LoadResult } from "./load.ts";
+import { DISTURBED, type Figures, type LimitResult, loadOf, median, medians, type Run, unique } from "./results.ts";
+import { showBound, showMeasured, showRange, type Verdict } from "./targets.ts";
 
-/** One run: a workload on a daemon. */
-export interface Run {
-  title: string;
-  daemon: string;
-  round: number;
-  result?: LoadResult;
-  idle?: IdleResult;
-  /** Why the daemon cannot do this at all. */
-  skipped?: string;
-  /** What went wrong. */
-  failure?: string;
-}
-
-/** The middle value, or the mean of the two in the middle; NaN of none. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-}
-
-type Figures<T> = { [K in keyof T as T[K] extends number ? K : never]: number };
-
-/** The median of each numeric field. */
-export function medians<T extends object>(results: readonly T[]): Figures<T> | undefined {
-  if (results.length === 0) return undefined;
-  const keys = Object.entries(results[0]).filter(([, value]) => typeof value === "number").map(([key]) => key);
-  const of = (key: string) => median(results.map((one) => (one as Record<string, number>)[key]));
-  return Object.fromEntries(keys.map((key) => [key, of(key)])) as Figures<T>;
-}
+export { median, type Run };
 
 /** Columns aligned, the first `leftColumns` to the left, the others to the right. */
 export function table(rows: readonly (readonly string[])[], leftColumns: number): string {
@@ -40,7 +14,8 @@ export function table(rows: readonly (readonly string[])[], leftColumns: number)
 }
 
 function fixed(value: number | undefined, digits: number): string {
-  return value === undefined || Number.isNaN(value) ? "-" : value.toFixed(digits);
+  // JSON has null for NaN.
+  return value !== undefined && Number.isFinite(value) ? value.toFixed(digits) : "-";
 }
 
 const HEAD = [
@@ -54,13 +29,12 @@ const HEAD = [
  */
 export function loadTable(runs: readonly Run[], own: string): string {
   const rows = [HEAD];
-  for (const title of unique(runs.filter((run) => !run.idle), (run) => run.title)) {
-    const of = (daemon: string) =>
-      medians(runs.flatMap((run) => run.title === title && run.daemon === daemon && run.result ? [run.result] : []));
-    const ours = of(own);
+  for (const title of unique(runs.filter((run) => run.result), (run) => run.title)) {
+    const ours = loadOf(runs, title, own);
     let label = title;
     for (const daemon of unique(runs.filter((run) => run.title === title && !run.skipped), (run) => run.daemon)) {
-      rows.push([label, daemon, ...loadCells(of(daemon), daemon === own ? undefined : ours)]);
+      const other = daemon === own || daemon.startsWith(own + ",") ? undefined : ours;
+      rows.push([label, daemon, ...loadCells(loadOf(runs, title, daemon), other)]);
       label = "";
     }
   }
@@ -84,14 +58,65 @@ function loadCells(r: Figures<LoadResult> | undefined, ours: Figures<LoadResult>
   ];
 }
 
-/** What the daemons cost with a guest attached that does nothing. */
+/** What the daemons cost with guests attached that do nothing. */
 export function idleTable(runs: readonly Run[]): string {
-  const rows = [["idle, one guest attached", "CPU ms/s", "RSS MiB", "PSS MiB"]];
-  for (const daemon of unique(runs.filter((run) => run.idle), (run) => run.daemon)) {
-    const r = medians(runs.flatMap((run) => run.daemon === daemon && run.idle ? [run.idle] : []))!;
-    rows.push([daemon, fixed(r.cpuShare * 1000, 2), fixed(r.rss / 1048576, 0), fixed(r.pss / 1048576, 0)]);
+  const rows = [["at rest", "daemon", "CPU ms/s", "RSS MiB", "PSS MiB", "without guest memory"]];
+  for (const title of unique(runs.filter((run) => run.idle), (run) => run.title)) {
+    for (const [daemon, r] of idleFigures(runs, title)) {
+      const mib = (bytes: number) => fixed(bytes / 1048576, 0);
+      rows.push([title, daemon, fixed(r.cpuShare * 1000, 2), mib(r.rss), mib(r.pss), mib(r.pssOwn)]);
+    }
+  }
+  return rows.length === 1 ? "" : table(rows, 2);
+}
+
+/** The medians of each daemon at rest. */
+export function idleFigures(runs: readonly Run[], title: string): [string, Figures<IdleResult>][] {
+  const idle = runs.filter((run) => run.title === title && run.idle);
+  return unique(idle, (run) => run.daemon).map((daemon) => [
+    daemon,
+    medians(idle.flatMap((run) => run.daemon === daemon && run.idle ? [run.idle] : []))!,
+  ]);
+}
+
+/** What the machine does without a daemon, and how near `own` comes to it with the workload `title`. */
+export function limitTable(runs: readonly Run[], own: string, title: string): string {
+  const ours = loadOf(runs, title, own);
+  const rows = [["4 KiB random reads without a daemon", "op/s", "CPU us/op", `${own} x`]];
+  for (const [name, limit] of limitFigures(runs)) {
+    const near = ours ? fixed(ours.opsPerSecond / limit.opsPerSecond, 2) : "";
+    rows.push([name, fixed(limit.opsPerSecond, 0), fixed(limit.cpuPerOp, 2), near]);
   }
   return rows.length === 1 ? "" : table(rows, 1);
+}
+
+/** The medians of each way to read without a daemon. */
+export function limitFigures(runs: readonly Run[]): [string, Figures<LimitResult>][] {
+  const some = runs.filter((run) => run.limit);
+  return unique(some, (run) => run.daemon).map((daemon) => [
+    daemon,
+    medians(some.flatMap((run) => run.daemon === daemon && run.limit ? [run.limit] : []))!,
+  ]);
+}
+
+/** Each target: what was measured, against whom, and whether that is enough. */
+export function targetTable(verdicts: readonly Verdict[]): string {
+  const rows = [["target", "measured", "rounds", "to reach", "", "against"]];
+  for (const verdict of verdicts) {
+    const { target, reached, rival, missing } = verdict;
+    rows.push([
+      target.work,
+      showMeasured(verdict),
+      showRange(verdict, " - "),
+      showBound(target),
+      reached === undefined ? "?" : reached ? "yes" : "NO",
+      missing ?? rival ?? "",
+    ]);
+  }
+  const lines = table(rows.map((row) => row.slice(0, 5)), 1).split("\n");
+  // The last column is words: to the left, unlike the others.
+  return lines.map((line, i) => `${line.padEnd(Math.max(...lines.map((one) => one.length)))}  ${rows[i][5]}`.trimEnd())
+    .join("\n");
 }
 
 /** Failures and wrong replies, one line each, without repetition. */
@@ -104,11 +129,15 @@ export function troubles(runs: readonly Run[]): string[] {
   return [...new Set(lines)];
 }
 
-/** A warning where other processes took more than a tenth of a processor in half of the runs or more; else empty. */
+/** Where other processes took more than a tenth of a processor in any run: in how many, and how much; else empty. */
 export function disturbance(runs: readonly Run[]): string {
-  const others = median(runs.flatMap((run) => run.result ? [run.result.otherCpus] : []));
-  if (!(others > 0.1)) return "";
-  return `other processes took ${others.toFixed(2)} processors meanwhile (median): repeat this on a quiet machine`;
+  const others = runs.flatMap((run) => run.result ? [run.result.otherCpus] : []);
+  const disturbed = others.filter((one) => one > DISTURBED);
+  if (disturbed.length === 0) return "";
+  const most = Math.max(...disturbed).toFixed(2);
+  const advice = median(others) > DISTURBED ? ": repeat this on a quiet machine" : "";
+  return `other processes took more than ${DISTURBED} processors in ${disturbed.length} of ${others.length} runs ` +
+    `(median of all ${median(others).toFixed(2)}, most ${most})${advice}`;
 }
 
 /** What was left out, a line for each workload and reason. */
@@ -119,8 +148,4 @@ export function omissions(runs: readonly Run[]): string[] {
     const daemons = unique(skipped.filter((run) => same(run) === line), (run) => run.daemon);
     return `${line} by ${daemons.join(", ")}`;
   });
-}
-
-function unique(runs: readonly Run[], of: (run: Run) => string): string[] {
-  return [...new Set(runs.map(of))];
 }

@@ -20,8 +20,13 @@ export interface SessionOptions extends ConnectOptions, NegotiateOptions, Omit<C
   initFlags?: bigint;
 }
 
+/** What is to be measured is not to be had here: a reason to leave it out, no failure. */
+export class NotHereError extends Error {
+  override name = "NotHereError";
+}
+
 /** The back end serves fewer queues than were asked for. */
-export class QueueCountError extends Error {
+export class QueueCountError extends NotHereError {
   override name = "QueueCountError";
 }
 

@@ -11,30 +11,56 @@ export const WRITE_FILE = "out";
 /** One line of the report. */
 export interface Item extends Partial<LoadOptions> {
   title: string;
+  /** An idle guest, or what the machine does without a daemon; otherwise a load. */
+  kind?: "load" | "idle" | "limit";
+  /** Measure ringfsd without polling too. */
+  noPolling?: boolean;
+  /** Idle guests, each of a device of one process; 1 where there is nothing here. */
+  devices?: number;
 }
 
-const KIB = 1024;
+const KIB = 1024, MIB = 1024 * KIB;
 
-/** Depths are per queue. */
-export const SUITE: readonly Item[] = [
-  { title: "randread 4k depth 32", mode: "randread", depth: 32 },
-  { title: "randread 4k depth 1", mode: "randread", depth: 1 },
-  { title: "randread 4k depth 32, driver polls", mode: "randread", depth: 32, busyPoll: true },
-  { title: "randread 4k depth 16, 2 queues", mode: "randread", depth: 16, queues: 2 },
-  { title: "randwrite 4k depth 32", mode: "randwrite", depth: 32 },
-  { title: "seqread 128k depth 8", mode: "seqread", depth: 8, blockBytes: 128 * KIB },
-  { title: "seqread 1M depth 4", mode: "seqread", depth: 4, blockBytes: 1024 * KIB },
-  { title: "seqwrite 128k depth 8", mode: "seqwrite", depth: 8, blockBytes: 128 * KIB },
-  { title: "getattr depth 32", mode: "getattr", depth: 32 },
-  { title: "getattr depth 1", mode: "getattr", depth: 1 },
-  { title: "lookup depth 32", mode: "lookup", depth: 32 },
-  { title: "lookup depth 1", mode: "lookup", depth: 1 },
-  { title: "openclose depth 8", mode: "openclose", depth: 8 },
-  { title: "createunlink depth 8", mode: "createunlink", depth: 8 },
-];
-
-/** The title of the measurement that `runIdle` makes. */
+// Titles that targets.ts compares.
+export const RANDREAD = "randread 4k depth 32";
+export const RANDREAD_POLLED = `${RANDREAD}, driver polls`;
+export const NOTHING = "unknown operation depth 32, driver polls";
+export const RANDREAD_1 = "randread 4k depth 1";
+export const RANDWRITE = "randwrite 4k depth 32";
+export const TWO_QUEUES = "randread 4k depth 32, 2 queues";
+export const LIMITS = "randread 4k without a daemon";
 export const IDLE = "idle";
+export const IDLE_100 = "idle, 100 devices";
+
+const metadata = (["getattr", "lookup", "openclose", "createunlink"] as const).flatMap((mode): Item[] => [
+  { title: `${mode} depth 1`, mode, depth: 1, busyPoll: true },
+  { title: `${mode} depth 32`, mode, depth: 32 },
+]);
+
+/**
+ * Depths are per queue. At depth 1 the driver polls its used ring, unless the title says that it sleeps: waking a thread, which
+ * costs the same whichever daemon does it, would be most of the time. Data is one segment, as in a guest with large folios,
+ * unless the title says that it is in pages.
+ */
+export const SUITE: readonly Item[] = [
+  { title: RANDREAD, mode: "randread", depth: 32, noPolling: true },
+  { title: RANDREAD_POLLED, mode: "randread", depth: 32, busyPoll: true, noPolling: true },
+  { title: TWO_QUEUES, mode: "randread", depth: 32, queues: 2 },
+  { title: RANDWRITE, mode: "randwrite", depth: 32, noPolling: true },
+  { title: RANDREAD_1, mode: "randread", depth: 1, busyPoll: true, noPolling: true },
+  { title: `${RANDREAD_1}, driver sleeps`, mode: "randread", depth: 1, noPolling: true },
+  { title: "seqread 128k depth 8", mode: "seqread", depth: 8, blockBytes: 128 * KIB, segmentBytes: 0 },
+  { title: "seqwrite 128k depth 8", mode: "seqwrite", depth: 8, blockBytes: 128 * KIB, segmentBytes: 0 },
+  { title: "seqread 1M depth 8", mode: "seqread", depth: 8, blockBytes: MIB, segmentBytes: 0 },
+  { title: "seqwrite 1M depth 8", mode: "seqwrite", depth: 8, blockBytes: MIB, segmentBytes: 0 },
+  { title: "seqread 1M depth 8, in pages", mode: "seqread", depth: 8, blockBytes: MIB },
+  { title: "seqwrite 1M depth 8, in pages", mode: "seqwrite", depth: 8, blockBytes: MIB },
+  ...metadata,
+  { title: NOTHING, mode: "unknown", depth: 32, busyPoll: true, noPolling: true },
+  { title: IDLE, kind: "idle" },
+  { title: IDLE_100, kind: "idle", devices: 100 },
+  { title: LIMITS, kind: "limit" },
+];
 
 /** The file that a workload uses. */
 export function fileFor(item: Item): string {

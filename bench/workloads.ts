@@ -3,6 +3,7 @@
  * them; per request only the unique number and an offset or handle are patched, as 32-bit words in guest memory.
  */
 import type { GuestAddr } from "../vq/device.ts";
+import { ENOSYS } from "../ffi/errno.ts";
 import type { Segment, Virtqueue } from "./driver.ts";
 import { bytes, names, u32, u64 } from "./fuse_encode.ts";
 import * as op from "./fuse_opcodes.ts";
@@ -16,6 +17,8 @@ export const MODES = [
   "lookup",
   "openclose",
   "createunlink",
+  // An operation that no server knows: what a request costs before anything is done.
+  "unknown",
 ] as const;
 export type Mode = typeof MODES[number];
 
@@ -46,12 +49,17 @@ interface Stage {
   replyBytes: number;
   /** Data bytes that the request moves. */
   dataBytes: number;
+  /** The error that the reply must have, as it stands there: 0 or -errno as 32 bits. */
+  error: number;
 }
 
 // Word indices in a request, from its header on.
 const UNIQUE = 2, NODEID = 4, FIRST_ARGUMENT = 10, OFFSET = 12;
 // Word indices in a reply, from its header on.
 const ERROR = 1, REPLY_UNIQUE = 2, FIRST_RESULT = 4, CREATE_FH = 36;
+
+/** A hole in enum fuse_opcode. */
+const UNKNOWN = 7;
 
 const SLOT_BYTES = 8192;
 const STAGE_BYTES = 512;
@@ -113,7 +121,7 @@ export class Workload {
     this.#replies[slot] = (slot * SLOT_BYTES + SLOT_BYTES - 1024) / 4;
     this.#stages[slot] = templates(job, slot).map((template, i) => {
       const at = addr + i * STAGE_BYTES;
-      const { opcode, nodeid, args, replyBytes, dataIn = 0, dataOut = 0 } = template;
+      const { opcode, nodeid, args, replyBytes, dataIn = 0, dataOut = 0, error = 0 } = template;
       const length = 40 + args.length + dataIn;
       const header = bytes(u32(length, opcode), u64(0, nodeid), u32(0, 0, Deno.pid, 0), args);
       queue.memory.bytes(at as GuestAddr, header.length).set(header);
@@ -126,7 +134,8 @@ export class Workload {
       pushData(list, data, dataOut, job.segmentBytes, true);
       const head = queue.place(list);
       this.#slotOfHead[head] = slot;
-      return { head, request: (slot * SLOT_BYTES + i * STAGE_BYTES) / 4, replyBytes, dataBytes: dataIn + dataOut };
+      const request = (slot * SLOT_BYTES + i * STAGE_BYTES) / 4;
+      return { head, request, replyBytes, dataBytes: dataIn + dataOut, error: error >>> 0 };
     });
   }
 
@@ -169,18 +178,20 @@ export class Workload {
     return (x >>> 0) % this.#blocks;
   }
 
-  /** Looks at the slot's reply and moves the slot on to its next stage. */
-  check(slot: number, usedLength: number): void {
+  /** Looks at the slot's reply and moves the slot on to its next stage. Returns whether it counts: FORGET, without reply, does not. */
+  check(slot: number, usedLength: number): boolean {
     const stages = this.#stages[slot];
     const stage = stages[this.#stageOf[slot]];
     const words = this.#words;
     const at = this.#replies[slot];
     if (stage.replyBytes > 0) {
       const wrong = words[at] !== stage.replyBytes || words[at + REPLY_UNIQUE] !== words[stage.request + UNIQUE];
-      if (words[at + ERROR] !== 0 || wrong || usedLength !== stage.replyBytes) this.#failed(words[at + ERROR]);
-      else this.bytes += stage.dataBytes;
+      if (words[at + ERROR] !== stage.error || wrong || usedLength !== stage.replyBytes) {
+        this.#failed(words[at + ERROR]);
+      } else this.bytes += stage.dataBytes;
     }
     if (stages.length > 1) this.#carryOver(slot, stages, at);
+    return stage.replyBytes > 0;
   }
 
   /** After OPEN and CREATE: the handle into RELEASE, the node into RELEASE and FORGET. */
@@ -212,6 +223,8 @@ interface Template {
   replyBytes: number;
   dataIn?: number;
   dataOut?: number;
+  /** The error to be expected: -errno. */
+  error?: number;
 }
 
 function pushData(list: Segment[], data: number, length: number, segmentBytes: number, write: boolean): void {
@@ -245,6 +258,8 @@ function templates(job: Job, slot: number): Template[] {
         { opcode: op.FUSE_OPEN, nodeid, args: u32(2, 0), replyBytes: 16 + 16 },
         { opcode: op.FUSE_RELEASE, nodeid, args: bytes(u64(0), u32(2, 0), u64(0)), replyBytes: 16 },
       ];
+    case "unknown":
+      return [{ opcode: UNKNOWN, nodeid, args: u64(0), replyBytes: 16, error: -ENOSYS }];
     case "createunlink":
       return [
         {

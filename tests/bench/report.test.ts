@@ -3,22 +3,14 @@ import assert from "node:assert/strict";
 import { bucketOf, Histogram } from "../../bench/histogram.ts";
 import type { LoadResult } from "../../bench/load.ts";
 import { cpuNs, monotonicNs, processTree } from "../../bench/process.ts";
-import { disturbance, loadTable, median, omissions, type Run, troubles } from "../../bench/report.ts";
+import { disturbance, idleTable, limitTable, loadTable, omissions, targetTable, troubles } from "../../bench/report.ts";
+import type { Run } from "../../bench/results.ts";
+import { judgeAll, OWN } from "../../bench/targets.ts";
+import { RANDREAD } from "../../bench/suite.ts";
+import { loadResult, loads, resultsOf } from "./fixtures.ts";
 
 function result(opsPerSecond: number, cpuPerOp: number, errors = 0): LoadResult {
-  const zero = {
-    mibPerSecond: 0,
-    p50: 1,
-    p99: 1,
-    p999: 1,
-    max: 1,
-    kicksPerOp: 0,
-    callsPerOp: 0,
-    cpuShare: 1,
-    otherCpus: 0,
-  };
-  const memory = { rss: 0, pss: 0, pssOwn: 0, firstError: errors ? 5 : 0 };
-  return { mode: "randread", queues: 1, opsPerSecond, cpuPerOp, errors, ...zero, ...memory };
+  return loadResult({ opsPerSecond, cpuPerOp, errors, firstError: errors ? 5 : 0 });
 }
 
 Deno.test("bucketOf() never falls, and has room for every value", () => {
@@ -48,12 +40,6 @@ Deno.test("Histogram.percentile() is within 1 % of the sorted values", () => {
   assert.equal(sum.percentile(0.5), histogram.percentile(0.5));
 });
 
-Deno.test("median() of odd and even counts", () => {
-  assert.equal(median([3, 1, 2]), 2);
-  assert.equal(median([4, 1, 2, 3]), 2.5);
-  assert.ok(Number.isNaN(median([])));
-});
-
 Deno.test("loadTable() shows medians and ringfsd's figure divided by the peer's", () => {
   const runs: Run[] = [1, 2, 3].flatMap((round) => [
     { title: "t", daemon: "ringfsd", round, result: result(100 * round, 2) },
@@ -76,11 +62,39 @@ Deno.test("troubles() names wrong replies and failures once", () => {
   assert.deepEqual(troubles(runs), ["t, a: wrong replies (first errno 5)", "t, b: it ended"]);
 });
 
-Deno.test("disturbance() warns when others took the processors in most runs", () => {
+Deno.test("loadTable() compares ringfsd, not its other variants, with peers, and shows what JSON has lost as -", () => {
+  const lost = { ...result(50, 1), callsPerOp: null as unknown as number };
+  const lines = loadTable([
+    { title: "t", daemon: "ringfsd", round: 1, result: result(200, 1) },
+    { title: "t", daemon: "ringfsd, no polling", round: 1, result: result(100, 1) },
+    { title: "t", daemon: "peer", round: 1, result: lost },
+  ], "ringfsd").split("\n");
+  assert.match(lines[2], /ringfsd, no polling .* 0\.000$/);
+  assert.match(lines[3], /peer .* -  +4\.00  +1\.00$/);
+});
+
+Deno.test("idleTable() and limitTable() show medians, and nothing where nothing was measured", () => {
+  const idle = { cpuShare: 0.002, rss: 3 << 20, pss: 2 << 20, pssOwn: 1 << 20 };
+  assert.match(idleTable([{ title: "idle", daemon: "a", round: 1, idle }]), /idle +a +2\.00 +3 +2 +1$/);
+  const limit = { opsPerSecond: 400, cpuPerOp: 2.5 };
+  const runs: Run[] = [{ title: "l", daemon: "loop", round: 1, limit }, ...loads("t", OWN, [100])];
+  assert.match(limitTable(runs, OWN, "t"), /loop +400 +2\.50 +0\.25$/);
+  assert.deepEqual([idleTable([]), limitTable([], OWN, "t"), loadTable([], OWN)], ["", "", ""]);
+});
+
+Deno.test("targetTable() says of each target what was measured and whether it was reached", () => {
+  const runs = [...loads(RANDREAD, OWN, [100, 300]), ...loads(RANDREAD, "rust pool 0", [100, 100])];
+  const lines = targetTable(judgeAll(resultsOf(runs))).split("\n");
+  assert.match(lines[1], /^4 KiB random read, depth 32 +2\.00 +1\.00 - 3\.00 +at least 1\.50 +yes +rust pool 0$/);
+  assert.match(lines[2], /^the same: CPU per operation +1\.00 +at most 0\.90 +NO +rust pool 0$/);
+});
+
+Deno.test("disturbance() counts the runs that others disturbed, and advises where it was most of them", () => {
   const runs = [0.02, 0.5, 0.6].map((otherCpus, round) => (
     { title: "t", daemon: "a", round, result: { ...result(1, 1), otherCpus } }
   ));
-  assert.match(disturbance(runs), /0\.50 processors/);
+  assert.match(disturbance(runs), /in 2 of 3 runs \(median of all 0\.50, most 0\.60\): repeat/);
+  assert.doesNotMatch(disturbance([...runs, ...runs.slice(0, 1), ...runs.slice(0, 1)]), /repeat/);
   assert.equal(disturbance(runs.slice(0, 1)), "");
   assert.equal(disturbance([]), "");
 });

@@ -139,8 +139,9 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   const cpuAffinity = given["cpu-affinity"];
   const queueAffinity = given["queue-affinity"];
   const allowed = allowedCpus();
-  const wrong = impossible("--cpu-affinity", cpuAffinity ?? [], allowed) ||
-    impossible("--queue-affinity", queueAffinity?.flat() ?? [], allowed);
+  const where = (name: keyof Flags) => named.has(name) ? `--${name}` : `${line.config}: ${name}`;
+  const wrong = impossible(where("cpu-affinity"), cpuAffinity ?? [], allowed) ||
+    impossible(where("queue-affinity"), queueAffinity?.flat() ?? [], allowed);
   if (wrong !== "") throw new Error(wrong);
   const cpus = (cpuAffinity ?? allowed).length;
   const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
@@ -153,7 +154,7 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
   const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
   if (queueAffinity !== undefined && queueAffinity.length > loops) {
-    throw new Error(`--queue-affinity has CPUs for ${queueAffinity.length} loops, and there are ${loops}`);
+    throw new Error(`${where("queue-affinity")} has CPUs for ${queueAffinity.length} loops, and there are ${loops}`);
   }
   return {
     options: {
@@ -190,17 +191,14 @@ function sharesOf(given: Flags, several: readonly GivenShare[], queues: number):
   if (outside !== undefined) throw new Error(`--${outside} and --share exclude each other: each share has its own`);
   const taken = new Map<string, string>();
   return several.map((one) => {
-    try {
-      const share = shareOf(overlay(given, one), queues);
-      for (const name of namesOf(share)) {
-        const other = taken.get(name);
-        if (other !== undefined) throw new Error(`${name} is that of ${other} too`);
-        taken.set(name, one.where.replace(/^.*: (?=share )/, ""));
-      }
-      return share;
-    } catch (error) {
-      throw new Error(`${one.where}: ${(error as Error).message}`);
+    const { where, whichOne } = one;
+    const share = shareOf(overlay(given, one), queues, where);
+    for (const name of namesOf(share)) {
+      const other = taken.get(name);
+      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too`);
+      taken.set(name, whichOne);
     }
+    return share;
   });
 }
 
@@ -213,22 +211,23 @@ function namesOf({ tag, socketPath, fd }: ShareOptions): string[] {
   ];
 }
 
-function shareOf(given: Flags, queues: number): ShareOptions {
+/** One share. `where` is for complaints, where it is one of several. */
+function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
+  const complain = (why: string) => new Error(where === undefined ? why : `${where}: ${why}`);
   const { "shared-dir": sharedDir, "socket-path": socketPath, fd, tag } = given;
-  if (sharedDir === undefined) throw new Error("which directory? Give --shared-dir DIR, or dir=DIR in a --share");
-  if (socketPath === undefined && fd === undefined) {
-    throw new Error("listen where? Give --socket-path PATH, or socket=PATH in a --share");
-  }
-  if (socketPath !== undefined && fd !== undefined) throw new Error("--socket-path and --fd exclude each other");
+  const [dir, socket] = where === undefined ? ["--shared-dir DIR", "--socket-path PATH"] : ["dir=DIR", "socket=PATH"];
+  if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
+  if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
+  if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
   // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
   if (given["inode-file-handles"] === "mandatory") {
-    throw new Error(
+    throw complain(
       "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
     );
   }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
-  if (complaint) throw new Error(complaint);
+  if (complaint) throw complain(complaint);
   return {
     sharedDir,
     ...(socketPath === undefined ? {} : { socketPath }),

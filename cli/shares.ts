@@ -13,8 +13,9 @@ export type Given = Partial<Flags>;
 
 /** One share as it was given. */
 export interface GivenShare {
-  /** Where, for complaints. */
+  /** Where, for complaints: the file, and the share by its tag, or else by its number; and always by its number. */
   where: string;
+  whichOne: string;
   given: Given;
   /** Options that are taken back. */
   without: Set<keyof Flags>;
@@ -92,7 +93,7 @@ function jsonEntries(where: string, object: Record<string, unknown>): Entry[] {
     if (typeof value === "boolean") return [key, value ? null : false];
     const values = Array.isArray(value) ? value : [value];
     if (!values.every((one) => typeof one === "string" || typeof one === "number")) {
-      throw new Error(`${where}: ${key} takes a text, a number, true or false`);
+      throw new Error(`${where}: ${key} takes a text, a number, true, false or a list`);
     }
     return [key, values.map(String)];
   });
@@ -102,7 +103,11 @@ function share(where: string, entries: readonly Entry[], number: number): GivenS
   const tag = entries.find(([key]) => key === "tag")?.[1];
   const name = `${where}share ${tag ? JSON.stringify(tag[0]) : number}`;
   const own = (option: string) => !PROCESS_OPTIONS.has(option);
-  return { where: name, ...read(name, entries, own, "is for the whole process: give it beside the shares") };
+  return {
+    where: name,
+    whichOne: `${where}share ${number}`,
+    ...read(name, entries, own, "is for the whole process: give it beside the shares"),
+  };
 }
 
 function read(
@@ -124,6 +129,8 @@ function read(
     const name = plain as keyof Flags;
     if (plain !== said && values !== null) throw complain("takes no value");
     if (plain !== said || values === false) {
+      const flag = flags[name];
+      if (flag.kind !== "boolean" && "default" in flag) throw complain("takes a value");
       delete given[name];
       without.add(name);
       continue;

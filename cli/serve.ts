@@ -56,13 +56,14 @@ async function serveShares(options: Options, spawn: () => LoopThread, log: Log):
   const shares = options.shares.map((share, id) => {
     return new ServedShare(share, id, pool, several ? withPrefix(log, `share ${nameOf(share)}: `) : log);
   });
-  listen(shares);
+  // Whoever finds a socket there may tell the process to end.
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
       log.info(`${name}: ending`);
       ended.resolve(0);
     });
   }
+  listen(shares);
   for (const { options } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }

@@ -119,9 +119,18 @@ async function round(base: string, options: DevicesOptions, serial: number): Pro
   });
 }
 
+/** A directory in memory, where there is one. */
+function inMemory(): string | undefined {
+  try {
+    return Deno.statSync("/dev/shm").isDirectory ? "/dev/shm" : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Measures in rounds. */
 export async function runDevices(options: DevicesOptions): Promise<DevicesRound[]> {
-  const base = await Deno.makeTempDir({ dir: options.dir ?? "/dev/shm", prefix: "ringfsd-devices-" });
+  const base = await Deno.makeTempDir({ dir: options.dir ?? inMemory(), prefix: "ringfsd-devices-" });
   try {
     await Deno.mkdir(join(base, "share"));
     await fillFile(join(base, "share"), "big", FILE_BYTES);

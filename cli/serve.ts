@@ -54,7 +54,13 @@ async function serveShares(options: Options, spawn: () => LoopThread, log: Log):
   const several = options.shares.length > 1;
   // All directories before the first socket: what cannot be served whole does not begin.
   const shares = options.shares.map((share, id) => {
-    return new ServedShare(share, id, pool, several ? withPrefix(log, `share ${nameOf(share)}: `) : log);
+    return new ServedShare(
+      share,
+      id,
+      options.shares.length,
+      pool,
+      several ? withPrefix(log, `share ${nameOf(share)}: `) : log,
+    );
   });
   // Whoever finds a socket there may tell the process to end.
   for (const name of ["SIGTERM", "SIGINT"] as const) {

@@ -8,6 +8,9 @@ import type { Log } from "../vq/log.ts";
 import type { LoopPool } from "../vq/pool.ts";
 import type { ShareOptions } from "./options.ts";
 
+/** Descriptors of the process that are no guest's. */
+const OWN = 128;
+
 export class ServedShare {
   readonly #config: FsConfig;
   readonly #device: DeviceControl;
@@ -15,12 +18,14 @@ export class ServedShare {
   #closing: Promise<void> | null = null;
 
   /**
-   * Opens the directory; nobody can connect before `listen`. `id` is unique among the shares that the process ever had. Throws an Error
-   * that says what is wrong with the directory.
+   * Opens the directory; nobody can connect before `listen`. `id` is unique among the shares that the process ever had; `parts` is how
+   * many shares its limit of open files is for, so that no guest can take what another needs. Throws an Error that says what is wrong
+   * with the directory.
    */
-  constructor(readonly options: ShareOptions, id: number, pool: LoopPool, readonly log: Log) {
+  constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
     this.#config = openShare(sharedDir, options.fs, pool.count);
+    this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
     this.#device = new DeviceControl({
       id,
       pool,

@@ -1,7 +1,7 @@
 /** Where a loop's thread runs, and how many threads the kernel runs for its ring. */
 import { cpuMask, pinThread } from "../ffi/affinity.ts";
 import { errorText } from "../ffi/libc.ts";
-import type { Ring } from "../ffi/uring.ts";
+import { Ring } from "../ffi/uring.ts";
 import { register_iowq_aff, register_iowq_max_workers } from "../ffi/uring_register.ts";
 import type { Log } from "./log.ts";
 
@@ -23,8 +23,9 @@ export function placeThread({ loop }: Placement): void {
   if (loop !== null) pinThread(loop);
 }
 
-/** Pins and bounds the threads that the kernel runs for the calling thread's ring. */
-export function placeWorkers(ring: Ring, { workers }: Placement, log: Log): void {
+/** Pins and bounds the threads that the kernel runs for the calling thread's ring, where it is an io_uring. */
+export function placeWorkers(ring: object, { workers }: Placement, log: Log): void {
+  if (!(ring instanceof Ring)) return;
   if (workers !== null) {
     const pinned = register_iowq_aff(ring, cpuMask(workers));
     if (pinned < 0) log.warn(`the kernel does not pin io_uring's threads: ${errorText(-pinned)}`);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { memoryUse } from "../../bench/process.ts";
 import { Session } from "../../bench/session.ts";
 import { allowedCpus } from "../../ffi/affinity.ts";
-import { ENOENT, EROFS } from "../../ffi/errno.ts";
+import { ENFILE, ENOENT, EROFS } from "../../ffi/errno.ts";
 
 const main = new URL("../../main.ts", import.meta.url).pathname;
 const ROOT = 1;
@@ -166,6 +166,18 @@ Deno.test("serve() a front end that talks rubbish and a guest with an impossible
   using again = daemon.guest(0);
   assert.equal(read(again, "made"), "by the first");
   assert.equal(read(second, "kept"), "of the second");
+});
+
+Deno.test("serve() a guest that opens all that it may leaves descriptors for the others", async () => {
+  await using daemon = await Daemon.start(["", ""], ["--rlimit-nofile=600", "--num-request-queues=1"]);
+  using greedy = daemon.guest(0);
+  using other = daemon.guest(1);
+  let error = 0;
+  let files = 0;
+  while (error === 0 && files < 600) error = greedy.client.create(ROOT, `file${files++}`).error;
+  assert.equal(error, -ENFILE, `after ${files} files`);
+  assert.ok(files > 50);
+  for (let i = 0; i < 50; i++) assert.equal(other.client.create(ROOT, `file${i}`).error, 0);
 });
 
 Deno.test("serve() one share that cannot be served at start, and none is", async () => {

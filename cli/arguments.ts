@@ -29,6 +29,11 @@ const REFUSED: ReadonlyMap<string, string> = new Map([
   ["migration-confirm-paths", NO_MIGRATION],
 ]);
 
+/** Why an option is refused; undefined: it is not. */
+export function whyRefused(name: string): string | undefined {
+  return REFUSED.get(name);
+}
+
 /** Other names. */
 const ALIASES: ReadonlyMap<string, string> = new Map([["socket", "socket-path"]]);
 const LETTERS: ReadonlyMap<string, Given | null> = new Map([

@@ -2,6 +2,7 @@
 import type { CachePolicy } from "../fs/config.ts";
 import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
+import { cpuList, cpuLists } from "./cpus.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
 export type LogLevel = typeof LOG_LEVELS[number];
@@ -10,12 +11,30 @@ export type LogLevel = typeof LOG_LEVELS[number];
 const TAG_BYTES = 36;
 export const QUEUES_MAX = 64;
 
+/** Options of the process. All others are a share's, and where there are several, defaults for all of them. */
+export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
+  "share",
+  "config",
+  "cpu-affinity",
+  "queue-affinity",
+  "thread-pool-size",
+  "poll-max-us",
+  "rlimit-nofile",
+  "sandbox",
+  "seccomp",
+  "log-level",
+  "print-capabilities",
+  "version",
+]);
+
 /** What was given. */
 export interface Flags {
   "shared-dir"?: string;
   "socket-path"?: string;
   fd?: number;
   tag?: string;
+  share?: string[];
+  config?: string;
   cache: CachePolicy | "none";
   readdirplus: boolean;
   writeback: boolean;
@@ -35,6 +54,8 @@ export interface Flags {
   "translate-uid"?: string[];
   "translate-gid"?: string[];
   "num-request-queues"?: number;
+  "cpu-affinity"?: number[];
+  "queue-affinity"?: number[][];
   "thread-pool-size": number;
   "poll-max-us": number;
   "rlimit-nofile"?: number;
@@ -103,6 +124,16 @@ export const flags = {
   "socket-path": text("PATH", String, "vhost-user socket to listen on"),
   fd: text("N", whole("fd", 0, 65535), "Descriptor of a socket that listens already, instead of --socket-path"),
   tag: text("TAG", tag, "Mount tag in the configuration space; User-Mode Linux needs it, QEMU has its own"),
+  share: {
+    kind: "parsed",
+    parse: String,
+    optional: true,
+    variadic: true,
+    brief:
+      "Instead: tag=TAG,dir=DIR,socket=PATH and options of its own, any number of times; in a value, a comma is ,,",
+    placeholder: "KEY=VALUE,…",
+  },
+  config: text("FILE", String, 'Shares and options as JSON: {"shares": [{"tag": …, "dir": …, "socket": …}], …}'),
   cache: {
     kind: "enum",
     values: ["never", "none", "auto", "metadata", "always"],
@@ -154,6 +185,16 @@ export const flags = {
     "N",
     whole("num-request-queues", 1, QUEUES_MAX),
     "Request queues offered, each served by a loop of its own [default: one for each CPU]",
+  ),
+  "cpu-affinity": text(
+    "CPUS",
+    (input: string) => cpuList("--cpu-affinity", input),
+    "CPUs that all threads run on, the kernel's for io_uring with them: 0-3,8",
+  ),
+  "queue-affinity": text(
+    "CPUS:…",
+    (input: string) => cpuLists("--queue-affinity", input),
+    "CPUs of each loop, and so of each request queue: 0:1:2-3; from the first again where there are more loops",
   ),
   "thread-pool-size": {
     kind: "parsed",

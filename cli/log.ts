@@ -20,3 +20,13 @@ export function createLog(level: LogLevel): Log {
   };
   return { error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
 }
+
+/** A log whose lines say what they are about. */
+export function withPrefix(log: Log, prefix: string): Log {
+  return {
+    error: (message) => log.error(prefix + message),
+    warn: (message) => log.warn(prefix + message),
+    info: (message) => log.info(prefix + message),
+    debug: (message) => log.debug(prefix + message),
+  };
+}

@@ -5,13 +5,17 @@
 import { buildApplication, buildCommand, run } from "@stricli/core";
 import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
+import { allowedCpus } from "../ffi/affinity.ts";
 import { arrange, type Shape } from "./arguments.ts";
+import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
+import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
 import { version } from "./version.ts";
 
 export { LOG_LEVELS, type LogLevel };
 
-export interface Options {
+/** One directory on one socket. */
+export interface ShareOptions {
   sharedDir: string;
   /** Where to listen, or the descriptor of a socket that listens already: one of the two. */
   socketPath?: string;
@@ -20,12 +24,23 @@ export interface Options {
   tag?: string;
   fs: FsOptions;
   numRequestQueues: number;
+  /** It ends when its front end goes. */
+  exitOnDisconnect: boolean;
+}
+
+export interface Options {
+  /** One or more. */
+  shares: ShareOptions[];
+  /** Threads that serve queues. */
+  loops: number;
+  /** CPUs of all threads, and of each loop; as they are where left out. */
+  cpuAffinity?: number[];
+  queueAffinity?: number[][];
   /** Helper threads at most; 0: the usual number. */
   threadPoolSize: number;
   pollMaxUs: number;
   /** Open files to ask for; 0: as it is. */
   rlimitNofile?: number;
-  exitOnDisconnect: boolean;
   logLevel: LogLevel;
 }
 
@@ -60,16 +75,22 @@ export async function parseOptions(
   let parsed: Parsed | undefined;
   const command = buildCommand({
     func(given: Flags): Error | void {
-      const decision = decide(given, say);
-      if ("complaint" in decision) return new Error(decision.complaint);
-      parsed = decision;
+      try {
+        parsed = decide(given, namesIn(words), say);
+      } catch (error) {
+        return error as Error;
+      }
     },
     // deno-lint-ignore no-explicit-any
     parameters: { flags: flags as any },
     docs: {
       brief: "Shares a directory with virtual machines over virtio-fs",
       fullDescription: "Shares a directory with virtual machines over virtio-fs: a vhost-user-fs back end.\n\n" +
-        "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n\n" +
+        "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n" +
+        "  ringfsd --share tag=a,dir=/srv/a,socket=/run/a.sock --share tag=b,dir=/srv/b,socket=/run/b.sock,readonly\n\n" +
+        "A share takes any option about its files and its device, without the dashes (cache=never, no-readdirplus, " +
+        "translate-uid=…). Options beside the shares are the defaults of all. A comma in a value is written twice. " +
+        "A file for --config has the same names, comments are allowed; the command line has the last word.\n\n" +
         "virtiofsd's old forms (-o source=DIR,cache=…, -d, -f, -V) are understood too.",
     },
   });
@@ -96,45 +117,126 @@ function firstLine(text: string): string {
   return plain.split("\n", 1)[0];
 }
 
-function decide(given: Flags, say: (text: string) => void): Parsed | { complaint: string } {
-  if (given.version) {
+/** The options that are named on a command line that was put in order. */
+function namesIn(words: readonly string[]): Set<string> {
+  return new Set(words.flatMap((word) => /^--([^=]+)/.exec(word)?.[1] ?? []));
+}
+
+/** Throws an Error with a sentence where what was given cannot be. */
+function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => void): Parsed {
+  if (line.version) {
     say(`ringfsd ${version()}\n`);
     return { exit: 0 };
   }
-  if (given["print-capabilities"]) {
+  if (line["print-capabilities"]) {
     say(JSON.stringify({ type: "fs", features: ["separate-options"] }, null, 2) + "\n");
     return { exit: 0 };
   }
-  const sharedDir = given["shared-dir"];
-  const socketPath = given["socket-path"];
-  if (sharedDir === undefined) return { complaint: "which directory? Give --shared-dir DIR" };
-  if (socketPath === undefined && given.fd === undefined) return { complaint: "listen where? Give --socket-path PATH" };
-  if (socketPath !== undefined && given.fd !== undefined) {
-    return { complaint: "--socket-path and --fd exclude each other" };
+  const file: ConfigFile = line.config === undefined
+    ? { given: {}, without: new Set(), shares: [] }
+    : readConfig(line.config);
+  const given = overlay(line, file, named);
+  const cpuAffinity = given["cpu-affinity"];
+  const queueAffinity = given["queue-affinity"];
+  const allowed = allowedCpus();
+  const where = (name: keyof Flags) => named.has(name) ? `--${name}` : `${line.config}: ${name}`;
+  const wrong = impossible(where("cpu-affinity"), cpuAffinity ?? [], allowed) ||
+    impossible(where("queue-affinity"), queueAffinity?.flat() ?? [], allowed);
+  if (wrong !== "") throw new Error(wrong);
+  const cpus = (cpuAffinity ?? allowed).length;
+  const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
+  const shares = sharesOf(
+    given,
+    [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))],
+    queues,
+  );
+  const wanted = shares.map((share) => share.numRequestQueues);
+  // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
+  const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
+  if (queueAffinity !== undefined && queueAffinity.length > loops) {
+    throw new Error(`${where("queue-affinity")} has CPUs for ${queueAffinity.length} loops, and there are ${loops}`);
   }
+  return {
+    options: {
+      shares,
+      loops,
+      threadPoolSize: given["thread-pool-size"],
+      pollMaxUs: given["poll-max-us"],
+      logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
+      ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
+      ...(queueAffinity === undefined ? {} : { queueAffinity }),
+      ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
+    },
+  };
+}
+
+/** Puts options over others; those that are `named` below have the last word. */
+function overlay(
+  below: Flags,
+  { given, without }: Pick<GivenShare, "given" | "without">,
+  named: ReadonlySet<string> = new Set(),
+): Flags {
+  const result: Record<string, unknown> = { ...below };
+  for (const name of without) {
+    if (!named.has(name)) result[name] = flags[name].kind === "boolean" ? false : undefined;
+  }
+  for (const [name, value] of Object.entries(given)) if (!named.has(name)) result[name] = value;
+  return result as unknown as Flags;
+}
+
+/** The shares that are named, or the one of the options themselves. */
+function sharesOf(given: Flags, several: readonly GivenShare[], queues: number): ShareOptions[] {
+  if (several.length === 0) return [shareOf(given, queues)];
+  const outside = (["shared-dir", "socket-path", "fd", "tag"] as const).find((name) => given[name] !== undefined);
+  if (outside !== undefined) throw new Error(`--${outside} and --share exclude each other: each share has its own`);
+  const taken = new Map<string, string>();
+  return several.map((one) => {
+    const { where, whichOne } = one;
+    const share = shareOf(overlay(given, one), queues, where);
+    for (const name of namesOf(share)) {
+      const other = taken.get(name);
+      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too`);
+      taken.set(name, whichOne);
+    }
+    return share;
+  });
+}
+
+/** What no two shares may have. */
+function namesOf({ tag, socketPath, fd }: ShareOptions): string[] {
+  return [
+    ...(tag === undefined ? [] : [`tag ${tag}`]),
+    ...(socketPath === undefined ? [] : [`socket ${socketPath}`]),
+    ...(fd === undefined ? [] : [`descriptor ${fd}`]),
+  ];
+}
+
+/** One share. `where` is for complaints, where it is one of several. */
+function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
+  const complain = (why: string) => new Error(where === undefined ? why : `${where}: ${why}`);
+  const { "shared-dir": sharedDir, "socket-path": socketPath, fd, tag } = given;
+  const [dir, socket] = where === undefined ? ["--shared-dir DIR", "--socket-path PATH"] : ["dir=DIR", "socket=PATH"];
+  if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
+  if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
+  if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
   // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
   if (given["inode-file-handles"] === "mandatory") {
-    return {
-      complaint: "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
-    };
+    throw complain(
+      "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
+    );
   }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
-  if (complaint) return { complaint };
-  const options: Options = {
+  if (complaint) throw complain(complaint);
+  return {
     sharedDir,
+    ...(socketPath === undefined ? {} : { socketPath }),
+    ...(fd === undefined ? {} : { fd }),
+    ...(tag === undefined ? {} : { tag }),
     fs,
-    numRequestQueues: given["num-request-queues"] ?? Math.min(QUEUES_MAX, navigator.hardwareConcurrency),
-    threadPoolSize: given["thread-pool-size"],
-    pollMaxUs: given["poll-max-us"],
+    numRequestQueues: given["num-request-queues"] ?? queues,
     exitOnDisconnect: given["exit-on-disconnect"],
-    logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
   };
-  if (socketPath !== undefined) options.socketPath = socketPath;
-  if (given.fd !== undefined) options.fd = given.fd;
-  if (given.tag !== undefined) options.tag = given.tag;
-  if (given["rlimit-nofile"] !== undefined) options.rlimitNofile = given["rlimit-nofile"];
-  return { options };
 }
 
 function fileSystem(given: Flags): FsOptions {

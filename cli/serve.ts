@@ -1,15 +1,15 @@
-/** Puts the daemon together: directory, loops, device, socket. Serves until it is told to end. */
+/** Puts the daemon together: directories, loops, devices, sockets. Serves until it is told to end. */
+import { pinProcess } from "../ffi/affinity.ts";
 import { Reactor } from "../ffi/reactor.ts";
 import { ignoreSignal, SIGXFSZ } from "../ffi/interrupt.ts";
 import { libc } from "../ffi/libc.ts";
 import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
-import { configSpace, openShare } from "../fs/share.ts";
-import { Server } from "../vhost/server.ts";
-import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
+import type { Placement } from "../vq/placement.ts";
 import { LoopPool, type LoopThread } from "../vq/pool.ts";
-import { createLog } from "./log.ts";
-import type { Options } from "./options.ts";
+import { createLog, withPrefix } from "./log.ts";
+import type { Options, ShareOptions } from "./options.ts";
+import { ServedShare } from "./served_share.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
@@ -22,27 +22,27 @@ const OPEN_FILES = 1_000_000;
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
   const log = createLog(options.logLevel);
   try {
-    return await serveDevice(options, spawn, log);
+    return await serveShares(options, spawn, log);
   } catch (error) {
     log.error((error as Error).message);
     return EXIT_FAILED;
   }
 }
 
-async function serveDevice(options: Options, spawn: () => LoopThread, log: Log): Promise<number> {
-  const { sharedDir, socketPath, fd, tag, exitOnDisconnect, numRequestQueues, pollMaxUs, logLevel } = options;
+async function serveShares(options: Options, spawn: () => LoopThread, log: Log): Promise<number> {
+  const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
+  if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
   // The guest's modes are what it wants: it has applied its processes' umask already.
   libc.umask(0);
   ignoreSignal(SIGXFSZ);
   if (options.rlimitNofile === undefined) raiseOpenFiles(OPEN_FILES);
   else if (options.rlimitNofile !== 0) setOpenFiles(options.rlimitNofile);
-  const loops = numRequestQueues;
-  const service = openShare(sharedDir, options.fs, loops);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,
     helpers: options.threadPoolSize || HELPERS,
     pollMaxUs,
+    placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
     log,
     spawn,
@@ -51,39 +51,70 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
       ended.resolve(EXIT_FAILED);
     },
   });
-  const device = new DeviceControl({
-    id: 0,
-    pool,
-    // The high-priority queue and the request queues.
-    queueCount: 1 + numRequestQueues,
-    features: 0n,
-    config: tag === undefined ? new Uint8Array(0) : configSpace(tag, numRequestQueues),
-    service,
-    // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
-    loopOf: (queue) => Math.max(0, queue - 1),
+  const several = options.shares.length > 1;
+  // All directories before the first socket: what cannot be served whole does not begin.
+  const shares = options.shares.map((share, id) => {
+    return new ServedShare(
+      share,
+      id,
+      options.shares.length,
+      pool,
+      several ? withPrefix(log, `share ${nameOf(share)}: `) : log,
+    );
   });
-  const reactor = new Reactor();
-  const server = new Server({
-    reactor,
-    device,
-    log,
-    ...(socketPath === undefined ? {} : { socketPath }),
-    ...(fd === undefined ? {} : { fd }),
-    exitOnDisconnect,
-  });
+  // Whoever finds a socket there may tell the process to end.
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
       log.info(`${name}: ending`);
       ended.resolve(0);
     });
   }
-  log.info(`${version()} shares ${sharedDir} on ${socketPath ?? `descriptor ${fd}`}`);
-  await device.prepare();
-  server.serve().then(() => ended.resolve(0), (error) => {
-    log.error((error as Error).message);
-    ended.resolve(EXIT_FAILED);
-  });
+  listen(shares);
+  for (const { options } of shares) {
+    log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
+  }
+  // One loop runs when the first front end comes; a share that nobody uses costs no loop anything.
+  await shares[0].prepare();
+  serveAll(shares).then(ended.resolve);
   const status = await ended.promise;
-  if (status === 0) await server.close();
+  if (status === 0) await Promise.all(shares.map((share) => share.close()));
   return status;
+}
+
+/** Has every share listen, or none. */
+function listen(shares: readonly ServedShare[]): void {
+  const reactor = new Reactor();
+  try {
+    for (const share of shares) share.listen(reactor);
+  } catch (error) {
+    // Their sockets' files go at once; the process ends before the rest is done.
+    for (const share of shares) share.close().catch(() => {});
+    throw error;
+  }
+}
+
+/** Serves all shares, each until it ends by itself or fails: the others go on. Resolves with the exit status when none is left. */
+async function serveAll(shares: readonly ServedShare[]): Promise<number> {
+  let status = 0;
+  await Promise.all(shares.map(async (share) => {
+    try {
+      await share.serve();
+      await share.close();
+    } catch (error) {
+      share.log.error((error as Error).message);
+      status = EXIT_FAILED;
+    }
+  }));
+  return status;
+}
+
+/** What a share is called in the log. */
+function nameOf({ tag, socketPath, fd }: ShareOptions): string {
+  return tag ?? socketPath ?? `on descriptor ${fd}`;
+}
+
+/** Where a loop runs. The kernel's threads for its ring do not go with it unless they are told. */
+function placement({ cpuAffinity, queueAffinity }: Options, loop: number): Placement {
+  const own = queueAffinity?.[loop % queueAffinity.length] ?? null;
+  return { loop: own, workers: cpuAffinity ?? own };
 }

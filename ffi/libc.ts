@@ -117,6 +117,9 @@ const lib = Deno.dlopen("libc.so.6", {
   /** int clock_gettime(clockid_t, struct timespec *), for memory at an address that was made a pointer once */
   clock_gettime: { parameters: ["i32", "pointer"], result: "i32" },
   sched_yield: { parameters: [], result: "i32" },
+  /** int sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *), and sched_getaffinity */
+  sched_setaffinity: { parameters: ["i32", "u32", "buffer"], result: "i32" },
+  sched_getaffinity: { parameters: ["i32", "u32", "buffer"], result: "i32" },
 
   // --- this process
   geteuid: { parameters: [], result: "u32" },

@@ -21,8 +21,11 @@ export const MAP_NORESERVE = 0x4000;
 export const MAP_POPULATE = 0x8000;
 export const MADV_DONTNEED = 4;
 export const MADV_DONTFORK = 10;
+export const MADV_NOHUGEPAGE = 15;
 
 export const PAGE = 4096;
+/** From here on the kernel may put huge pages into a mapping, where it is told to do so for all (transparent_hugepage=always). */
+const HUGE_PAGE = 2 * 1024 * 1024;
 
 /** One mapping. `buffer` is this isolate's view of all of it. */
 export interface Mapping {
@@ -57,9 +60,12 @@ export function map(size: number, prot: number, flags: number, fd = -1, offset =
   return { addr: Number(value) as HostAddr, size, pointer, buffer };
 }
 
-/** Zeroed private memory, taken from the system page by page as it is touched. */
+/** Zeroed private memory, taken from the system page by page as it is touched: a table of which little is used costs little. */
 export function allocate(size: number): Mapping {
-  return map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  const mapping = map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+  // A kernel without huge pages says EINVAL, and gives none.
+  if (size >= HUGE_PAGE) libc.madvise(BigInt(mapping.addr), BigInt(size), MADV_NOHUGEPAGE);
+  return mapping;
 }
 
 /** Address space without memory, to put other mappings into with MAP_FIXED. */
@@ -71,6 +77,11 @@ export function reserve(size: number): Mapping {
 export function unmap(mapping: Mapping): void {
   if (mapping.buffer.byteLength > 0) mapping.buffer.transfer(0);
   checked("munmap", libc.munmap(BigInt(mapping.addr), BigInt(mapping.size)));
+}
+
+/** The same for memory of which only the address is known: no view of it may be used any more, by any isolate. */
+export function unmapAt(addr: HostAddr, size: number): void {
+  checked("munmap", libc.munmap(BigInt(addr), BigInt(size)));
 }
 
 /** madvise(MADV_DONTNEED): gives the pages of private memory back; they read as zeros afterwards. */

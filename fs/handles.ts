@@ -2,7 +2,7 @@
  * The handle table: what the guest knows by an `fh`. In shared memory, as the node table. A handle is never a raw descriptor, which
  * would let a guest name our sockets: its lower 20 bits are a slot, the 12 above them count how often the slot was used.
  */
-import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
 import { Slots } from "./slots.ts";
 
 const SLOT_MASK = 0xfffff;
@@ -39,6 +39,11 @@ export const KIND_DIR = 2;
 /** Takes the memory of a table. */
 export function allocateHandles(): HostAddr {
   return allocate(BYTES).addr;
+}
+
+/** Gives it back. No loop may use the table any more. */
+export function freeHandles(addr: HostAddr): void {
+  unmapAt(addr, BYTES);
 }
 
 export class HandleTable {

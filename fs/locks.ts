@@ -3,7 +3,7 @@
  * locks there (F_OFD_SETLK, fcntl(2)). So owners exclude each other as processes do, in this guest, in others and on the host, and an
  * owner's locks go when its descriptor is closed. One table in shared memory for all loops, under one lock: locking is rare.
  */
-import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
 import { lock, unlock } from "./shared.ts";
 
 /** Owners at most. */
@@ -26,6 +26,11 @@ const HANDLE = 5;
 
 export function allocateLocks(): HostAddr {
   return allocate(BYTES).addr;
+}
+
+/** Gives it back. No loop may use the table any more. */
+export function freeLocks(addr: HostAddr): void {
+  unmapAt(addr, BYTES);
 }
 
 export class LockTable {

@@ -8,7 +8,7 @@
  * Finding a known node takes no lock: the bucket's chain is walked, the lookup count is raised unless it is zero, and only then is
  * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
  */
-import { allocate, discard, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { allocate, discard, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
 import { lock, unlock } from "./shared.ts";
 import { Slots } from "./slots.ts";
 
@@ -66,6 +66,11 @@ export const NODE_BYTES = WORDS * 4;
 /** Takes the memory of a table. The address is given to all loops. */
 export function allocateNodes(): HostAddr {
   return allocate(BYTES).addr;
+}
+
+/** Gives it back. No loop may use the table any more. */
+export function freeNodes(addr: HostAddr): void {
+  unmapAt(addr, BYTES);
 }
 
 /** Closes a descriptor that is in the table no more. */

@@ -5,7 +5,7 @@
  * and wait until no loop has one in flight. There is no reader-writer lock: a loop that becomes busy says so in a word of its own
  * before it reads the state.
  */
-import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
 import { lock, unlock } from "./shared.ts";
 
 /** Before INIT, and after DESTROY. */
@@ -35,6 +35,11 @@ const bytes = (loops: number) => (BUSY + loops * (LINE + MAILBOX)) * 4;
 
 export function allocateSession(loops: number): HostAddr {
   return allocate(bytes(loops)).addr;
+}
+
+/** Gives it back. No loop may use the session any more. */
+export function freeSession(addr: HostAddr, loops: number): void {
+  unmapAt(addr, bytes(loops));
 }
 
 export class Session {

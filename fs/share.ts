@@ -3,10 +3,10 @@ import { O_CLOEXEC, O_DIRECTORY, O_PATH } from "../ffi/arch.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { FsConfig, FsOptions } from "./config.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
-import { allocateHandles } from "./handles.ts";
-import { allocateLocks } from "./locks.ts";
-import { allocateNodes, NodeTable } from "./nodes.ts";
-import { allocateSession } from "./session.ts";
+import { allocateHandles, freeHandles } from "./handles.ts";
+import { allocateLocks, freeLocks } from "./locks.ts";
+import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
+import { allocateSession, freeSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
 import { virtio_fs_config } from "./wire.ts";
 
@@ -17,11 +17,14 @@ import { virtio_fs_config } from "./wire.ts";
 export function openShare(dir: string, options: FsOptions, loops: number): FsConfig {
   const rootFd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
   if (rootFd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
-  const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
-  const nodes = allocateNodes();
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
-  if (failed < 0) throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
+  if (failed < 0) {
+    libc.close(rootFd);
+    throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
+  }
+  const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
+  const nodes = allocateNodes();
   new NodeTable(nodes).setRoot(rootFd, stat.identity, stat.type);
   return {
     rootFd,
@@ -35,6 +38,16 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     handles: allocateHandles(),
     locks: allocateLocks(),
   };
+}
+
+/** Gives back what `openShare` took. No loop may use any of it any more. */
+export function closeShare({ rootFd, procFd, session, loops, nodes, handles, locks }: FsConfig): void {
+  libc.close(rootFd);
+  libc.close(procFd);
+  freeSession(session, loops);
+  freeNodes(nodes);
+  freeHandles(handles);
+  freeLocks(locks);
 }
 
 /** struct virtio_fs_config (VIRTIO 1.3, 5.11.4) with a tag and the number of request queues. */

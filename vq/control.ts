@@ -14,7 +14,7 @@ export interface DeviceOptions {
   config: Uint8Array;
   /** What the service is made from on each loop; plain data. */
   service: unknown;
-  /** Which loop serves a queue. */
+  /** Which loop serves a queue, counted from the one that has the fewest queues when the device's first is started. */
   loopOf: (queue: number) => number;
 }
 
@@ -28,6 +28,8 @@ export class DeviceControl implements VirtioDevice {
   /** Queues that run, with what they were started with. */
   readonly #running = new Map<number, QueueSetup>();
   #window: GuestWindow | null = null;
+  /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
+  #first = -1;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
@@ -51,9 +53,19 @@ export class DeviceControl implements VirtioDevice {
   }
 
   async startQueue(index: number, setup: QueueSetup): Promise<void> {
+    const { pool, id } = this.#options;
     const queue = this.#place(index, setup);
-    const loop = await this.#join(index);
-    await loop.ask({ op: "start-queue", device: this.#options.id, queue });
+    // Devices spread over the loops as they are used, and the queues of one keep their order.
+    if (this.#first < 0) this.#first = pool.lightest;
+    const loop = this.#loopOf(index);
+    pool.countQueue(loop, 1);
+    try {
+      await this.#join(index);
+      await loop.ask({ op: "start-queue", device: id, queue });
+    } catch (error) {
+      pool.countQueue(loop, -1);
+      throw error;
+    }
     this.#running.set(index, { ...setup });
   }
 
@@ -66,8 +78,9 @@ export class DeviceControl implements VirtioDevice {
   }
 
   async stopQueue(index: number): Promise<number> {
-    this.#running.delete(index);
-    return await this.#loopOf(index).ask({ op: "stop-queue", device: this.#options.id, index });
+    const loop = this.#loopOf(index);
+    if (this.#running.delete(index)) this.#options.pool.countQueue(loop, -1);
+    return await loop.ask({ op: "stop-queue", device: this.#options.id, index });
   }
 
   async reset(): Promise<void> {
@@ -76,18 +89,26 @@ export class DeviceControl implements VirtioDevice {
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
     const [loop] = this.#loops;
     await loop?.ask({ op: "reset", device: this.#options.id });
+    this.#first = -1;
+  }
+
+  /** Takes the device off every loop: no loop uses what its service was made from any more. Nothing may be asked of it afterwards. */
+  async close(): Promise<void> {
+    await this.reset();
+    for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
+    this.#loops.clear();
   }
 
   #loopOf(index: number): LoopHandle {
-    return this.#options.pool.loop(this.#options.loopOf(index));
+    return this.#options.pool.loop(Math.max(0, this.#first) + this.#options.loopOf(index));
   }
 
   /** The loop of a queue, which knows the device and its memory then. */
   async #join(index: number): Promise<LoopHandle> {
     const loop = this.#loopOf(index);
     if (!this.#loops.has(loop)) {
-      this.#loops.add(loop);
       await loop.ask({ op: "add-device", device: this.#options.id, config: this.#options.service });
+      this.#loops.add(loop);
       if (this.#window) await this.#giveMemory(loop);
     }
     return loop;

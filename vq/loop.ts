@@ -62,7 +62,7 @@ export class Loop {
   readonly grace: Grace;
 
   /** Processors for large transfers besides this loop's. */
-  readonly spare = new Spare(navigator.hardwareConcurrency);
+  readonly spare: Spare;
 
   readonly #controlFd: number;
   readonly #poller: Poller;
@@ -83,12 +83,15 @@ export class Loop {
     /** System calls that may wait, made by helper threads. */
     readonly calls: Calls,
     pollMaxUs: number,
+    /** CPUs that this loop and its ring's workers may use. */
+    cpus: number,
     readonly log: Log,
   ) {
     this.#controlFd = controlFd;
     this.grace = new Grace(grace, index);
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
+    this.spare = new Spare(cpus);
     this.ring = Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES });
     this.#watch(controlFd, ABOUT_CONTROL, 0);
     this.#watch(bellFd, ABOUT_BELL, 0);

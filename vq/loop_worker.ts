@@ -1,10 +1,13 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
+import { allowedCpus } from "../ffi/affinity.ts";
 import { Calls, runHelper } from "./calls.ts";
 import { drain } from "../ffi/eventfd.ts";
+import { threadId } from "../ffi/interrupt.ts";
 import type { Log } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
+import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, Queue, type Service } from "./queue.ts";
 import { SplitQueue } from "./split.ts";
 
@@ -72,9 +75,13 @@ class Member {
       info: say("info"),
       debug: init.debug ? say("debug") : () => {},
     };
-    const { index, controlFd, bellFds, grace, pollMaxUs } = init;
+    const { index, controlFd, bellFds, grace, pollMaxUs, placement } = init;
+    placeThread(placement);
+    const cpus = (placement.workers ?? allowedCpus()).length;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log);
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log);
+    placeWorkers(this.loop.ring, placement, log);
+    log.debug(`loop ${index} is thread ${threadId()}`);
   }
 
   answer(id: number, request: LoopRequest): LoopAnswer {
@@ -95,13 +102,12 @@ class Member {
     if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);
     switch (request.op) {
       case "remove-device":
+        this.#checkStopped(device);
+        device.memory.detach();
         this.loop.devices.delete(device.id);
         return 0;
       case "memory":
-        // What the control plane unmaps nobody may use.
-        if (device.queues.size > 0) {
-          throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
-        }
+        this.#checkStopped(device);
         device.memory.detach();
         device.memory = new GuestMemory(request.layout ?? noMemory);
         return 0;
@@ -125,6 +131,11 @@ class Member {
         device.service.reset();
         return 0;
     }
+  }
+
+  /** What the control plane unmaps nobody may use. */
+  #checkStopped(device: LoopDevice): void {
+    if (device.queues.size > 0) throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
   }
 
   #addDevice(id: number, config: unknown): number {

@@ -1,6 +1,7 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
 import type { CallsInit } from "./calls.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
+import type { Placement } from "./placement.ts";
 
 /** How a loop starts: the first message it gets. Descriptors are the process's, so a number is enough. */
 export interface LoopInit {
@@ -15,6 +16,7 @@ export interface LoopInit {
   /** Calls that helper threads make for the loops. */
   calls: CallsInit;
   pollMaxUs: number;
+  placement: Placement;
   debug: boolean;
 }
 
@@ -39,6 +41,7 @@ export type LoopRequest =
   | { op: "help"; calls: CallsInit; bellFds: number[] }
   /** `config` is the service's own. */
   | { op: "add-device"; device: number; config: unknown }
+  /** Every queue of the device is stopped, and its memory let go of. The loop uses nothing of the service's from then on. */
   | { op: "remove-device"; device: number }
   /** null: let go of the memory. Every queue of the device is stopped. */
   | { op: "memory"; device: number; layout: MemoryLayout | null }

@@ -6,6 +6,7 @@ import { type CallsInit, createCalls } from "./calls.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
+import type { Placement } from "./placement.ts";
 
 /** The part of a Worker that is used. */
 export interface LoopThread {
@@ -21,6 +22,8 @@ export interface PoolOptions {
   helpers: number;
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
+  /** Where each loop runs; as the process where it is left out. */
+  placements?: readonly Placement[];
   debug: boolean;
   log: Log;
   spawn: (index: number) => LoopThread;
@@ -32,6 +35,8 @@ interface Waiter {
   resolve: (value: number) => void;
   reject: (reason: Error) => void;
 }
+
+const ANYWHERE: Placement = { loop: null, workers: null };
 
 /** One loop's thread. Requests are answered in order. */
 export class LoopHandle {
@@ -57,8 +62,10 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { pollMaxUs, debug } = options;
-    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
+    const { pollMaxUs, placements, debug } = options;
+    const placement = placements?.[index] ?? ANYWHERE;
+    const shared = { bellFds, posted: this.#posted, grace, calls };
+    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 
@@ -104,9 +111,12 @@ export class LoopPool {
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
   readonly #calls: CallsInit;
+  /** Queues that run on each loop. */
+  readonly #queues: number[];
   #helpers = 0;
 
   constructor(readonly options: PoolOptions) {
+    this.#queues = new Array(options.count).fill(0);
     this.#calls = createCalls(options.count);
     installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count));
@@ -128,6 +138,16 @@ export class LoopPool {
       this.options,
       () => this.#startHelper(),
     );
+  }
+
+  /** The first of the loops on which the fewest queues run. */
+  get lightest(): number {
+    return this.#queues.indexOf(Math.min(...this.#queues));
+  }
+
+  /** A queue runs on a loop from now on (1), or does no more (-1). */
+  countQueue(loop: LoopHandle, change: 1 | -1): void {
+    this.#queues[loop.index] += change;
   }
 
   /** Starts one more helper thread, where there may be more. A helper stays: its thread can end with the process only. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type Options, parseOptions } from "../../cli/options.ts";
+import { type Options, parseOptions, type ShareOptions } from "../../cli/options.ts";
 import { defaultOptions, type FsOptions } from "../../fs/config.ts";
 
 async function parse(...args: string[]) {
@@ -8,11 +8,13 @@ async function parse(...args: string[]) {
   return { parsed, complained };
 }
 
-async function options(...args: string[]): Promise<Options> {
+/** The options of the process, and of its one share. */
+async function options(...args: string[]): Promise<Options & ShareOptions> {
   const { parsed, complained } = await parse(...args);
   assert.equal(complained, "", args.join(" "));
   assert.ok("options" in parsed, args.join(" "));
-  return parsed.options;
+  assert.equal(parsed.options.shares.length, 1);
+  return { ...parsed.options, ...parsed.options.shares[0] };
 }
 
 /** What is wrong must be one line that has all of `words`, and the status 2. */

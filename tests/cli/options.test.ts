@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { allowedCpus } from "../../ffi/affinity.ts";
 import { defaultOptions } from "../../fs/config.ts";
 import { type Options, parseOptions } from "../../cli/options.ts";
 
@@ -28,14 +29,12 @@ async function refused(args: string[], ...words: string[]) {
 const base = ["--socket-path", "/s", "--shared-dir", "/d"];
 
 Deno.test("parseOptions() defaults", async () => {
+  const numRequestQueues = Math.min(64, allowedCpus().length);
   assert.deepEqual(await options(...base), {
-    sharedDir: "/d",
-    socketPath: "/s",
-    fs: defaultOptions,
-    numRequestQueues: navigator.hardwareConcurrency,
+    shares: [{ sharedDir: "/d", socketPath: "/s", fs: defaultOptions, numRequestQueues, exitOnDisconnect: false }],
+    loops: numRequestQueues,
     threadPoolSize: 0,
-    pollMaxUs: 32,
-    exitOnDisconnect: false,
+    pollMaxUs: 100,
     logLevel: "info",
   });
 });
@@ -53,21 +52,18 @@ Deno.test("parseOptions() takes both ways to give a value", async () => {
     "--log-level=off",
     "--sandbox=none",
   );
+  const fs = { ...defaultOptions, cache: "never" };
   assert.deepEqual(given, {
-    sharedDir: "/d",
-    fd: 3,
-    tag: "t",
-    fs: { ...defaultOptions, cache: "never" },
-    numRequestQueues: 3,
+    shares: [{ sharedDir: "/d", fd: 3, tag: "t", fs, numRequestQueues: 3, exitOnDisconnect: true }],
+    loops: 3,
     threadPoolSize: 0,
     pollMaxUs: 0,
-    exitOnDisconnect: true,
     logLevel: "off",
   });
 });
 
 Deno.test("parseOptions() reads cache=none as never", async () => {
-  assert.equal((await options(...base, "--cache", "none")).fs.cache, "never");
+  assert.equal((await options(...base, "--cache", "none")).shares[0].fs.cache, "never");
 });
 
 Deno.test("parseOptions() refuses with a line that says what and why", async () => {
@@ -102,5 +98,5 @@ Deno.test("parseOptions() --version, --help and --print-capabilities say and end
 });
 
 Deno.test("parseOptions() tag of 36 bytes is the longest", async () => {
-  assert.equal((await options(...base, "--tag", "t".repeat(36))).tag?.length, 36);
+  assert.equal((await options(...base, "--tag", "t".repeat(36))).shares[0].tag?.length, 36);
 });

@@ -6,6 +6,7 @@ import { createEventfd, drain } from "../../ffi/eventfd.ts";
 import { libc } from "../../ffi/libc.ts";
 import { DeviceControl } from "../../vq/control.ts";
 import type { GuestAddr, QueueSetup } from "../../vq/device.ts";
+import type { Placement } from "../../vq/placement.ts";
 import { LoopPool } from "../../vq/pool.ts";
 import { COUNT, type EchoConfig, OP } from "./echo_service.ts";
 
@@ -18,6 +19,7 @@ export interface BedOptions extends VirtqueueOptions {
   pollMaxUs?: number;
   memory?: number | readonly RegionSpec[];
   loopOf?: (queue: number) => number;
+  placements?: readonly Placement[];
 }
 
 /** Lets everything else in this isolate run; a wait is a loop of these with a deadline. */
@@ -141,7 +143,7 @@ export class Bed {
   readonly #counts: Int32Array;
 
   constructor(options: BedOptions = {}) {
-    const { loops = 1, queues = 1, pollMaxUs = 0, memory = 4 << 20, loopOf = (queue) => queue } = options;
+    const { loops = 1, queues = 1, pollMaxUs = 0, memory = 4 << 20, loopOf = (queue) => queue, placements } = options;
     this.memory = GuestMemory.create(memory);
     this.traffic = Array.from(
       { length: queues },
@@ -152,6 +154,7 @@ export class Bed {
       count: loops,
       helpers: 2,
       pollMaxUs,
+      ...(placements ? { placements } : {}),
       debug: false,
       log: { error: say, warn: say, info: say, debug: say },
       spawn: this.threads.spawn,

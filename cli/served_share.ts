@@ -1,0 +1,75 @@
+/** One share of the process: a directory, the device that shows it, and the socket where front ends find the device. */
+import type { Reactor } from "../ffi/reactor.ts";
+import type { FsConfig } from "../fs/config.ts";
+import { closeShare, configSpace, openShare } from "../fs/share.ts";
+import { Server } from "../vhost/server.ts";
+import { DeviceControl } from "../vq/control.ts";
+import type { Log } from "../vq/log.ts";
+import type { LoopPool } from "../vq/pool.ts";
+import type { ShareOptions } from "./options.ts";
+
+/** Descriptors of the process that are no guest's. */
+const OWN = 128;
+
+export class ServedShare {
+  readonly #config: FsConfig;
+  readonly #device: DeviceControl;
+  #server: Server | null = null;
+  #closing: Promise<void> | null = null;
+
+  /**
+   * Opens the directory; nobody can connect before `listen`. `id` is unique among the shares that the process ever had; `parts` is how
+   * many shares its limit of open files is for, so that no guest can take what another needs. Throws an Error that says what is wrong
+   * with the directory.
+   */
+  constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
+    const { sharedDir, tag, numRequestQueues } = options;
+    this.#config = openShare(sharedDir, options.fs, pool.count);
+    this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
+    this.#device = new DeviceControl({
+      id,
+      pool,
+      // The high-priority queue and the request queues.
+      queueCount: 1 + numRequestQueues,
+      features: 0n,
+      config: tag === undefined ? new Uint8Array(0) : configSpace(tag, numRequestQueues),
+      service: this.#config,
+      // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
+      loopOf: (queue) => Math.max(0, queue - 1),
+    });
+  }
+
+  /** Listens from now on. Throws an Error that says what is wrong with the socket. */
+  listen(reactor: Reactor): void {
+    const { socketPath, fd, exitOnDisconnect } = this.options;
+    this.#server = new Server({
+      reactor,
+      device: this.#device,
+      log: this.log,
+      ...(socketPath === undefined ? {} : { socketPath }),
+      ...(fd === undefined ? {} : { fd }),
+      exitOnDisconnect,
+    });
+  }
+
+  /** Has a loop run and know the device, so that the first front end does not wait for that. */
+  prepare(): Promise<void> {
+    return this.#device.prepare();
+  }
+
+  /** Serves front ends until `close`, or until the one has gone that was to be the last. Rejects where it cannot go on. */
+  async serve(): Promise<void> {
+    await this.#server!.serve();
+  }
+
+  /** Sends the front end away, and gives back all that the share took. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    await this.#server?.close();
+    await this.#device.close();
+    closeShare(this.#config);
+  }
+}

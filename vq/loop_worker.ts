@@ -73,7 +73,7 @@ class Member {
       debug: init.debug ? say("debug") : () => {},
     };
     const { index, controlFd, bellFds, grace, pollMaxUs } = init;
-    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
+    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
     this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log);
   }
 

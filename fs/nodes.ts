@@ -9,7 +9,7 @@
  * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
  */
 import { allocate, discard, type HostAddr, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 import { Slots } from "./slots.ts";
 
 export const ROOT = 1;

@@ -6,7 +6,7 @@
  * before it reads the state.
  */
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 
 /** Before INIT, and after DESTROY. */
 export const STATE_NEW = 0;

@@ -9,6 +9,7 @@ import { interrupt, threadId } from "../ffi/interrupt.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
 import { SLOTS } from "./requests.ts";
+import { lock } from "./spin.ts";
 
 /** A call: words as below, and room for what its arguments point to. */
 const CALL_BYTES = 256;
@@ -122,7 +123,7 @@ class Shared {
   }
 
   lock(queue: number): void {
-    while (Atomics.compareExchange(this.words, queue + LOCK, 0, 1) !== 0) libc.sched_yield();
+    lock(this.words, queue + LOCK);
   }
 }
 

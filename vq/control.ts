@@ -76,6 +76,8 @@ export class DeviceControl implements VirtioDevice {
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
     const [loop] = this.#loops;
     await loop?.ask({ op: "reset", device: this.#options.id });
+    const { options, locks } = this.#options.pool;
+    options.log.debug(`locks taken: ${locks.taken}, of which others held ${locks.contended}`);
   }
 
   #loopOf(index: number): LoopHandle {

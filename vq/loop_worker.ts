@@ -6,6 +6,7 @@ import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { LoopDevice, Queue, type Service } from "./queue.ts";
+import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
 
 /** Makes the service of a device on a loop, from the configuration that came with "add-device". */
@@ -72,7 +73,8 @@ class Member {
       info: say("info"),
       debug: init.debug ? say("debug") : () => {},
     };
-    const { index, controlFd, bellFds, grace, pollMaxUs } = init;
+    const { index, controlFd, bellFds, grace, locks, pollMaxUs } = init;
+    countLocksIn(locks, index);
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
     this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log);
   }

@@ -6,6 +6,7 @@ import { type CallsInit, createCalls } from "./calls.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
+import { type LockCounts, lockCounts, lockCountsBytes } from "./spin.ts";
 
 /** The part of a Worker that is used. */
 export interface LoopThread {
@@ -47,6 +48,7 @@ export class LoopHandle {
     readonly index: number,
     bellFds: number[],
     grace: SharedArrayBuffer,
+    locks: SharedArrayBuffer,
     calls: CallsInit,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
@@ -58,7 +60,8 @@ export class LoopHandle {
       this.#ended(event.message);
     };
     const { pollMaxUs, debug } = options;
-    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
+    const { controlFd } = this;
+    const init = { index, controlFd, bellFds, posted: this.#posted, grace, locks, calls, pollMaxUs, debug };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 
@@ -103,6 +106,7 @@ export class LoopPool {
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
+  readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
   #helpers = 0;
 
@@ -110,11 +114,17 @@ export class LoopPool {
     this.#calls = createCalls(options.count);
     installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count));
+    this.#locks = new SharedArrayBuffer(lockCountsBytes(options.count));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
 
   get count(): number {
     return this.options.count;
+  }
+
+  /** Locks that all loops have taken so far. */
+  get locks(): LockCounts {
+    return lockCounts(this.#locks);
   }
 
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
@@ -124,6 +134,7 @@ export class LoopPool {
       at,
       this.#bellFds,
       this.#grace,
+      this.#locks,
       this.#calls,
       this.options,
       () => this.#startHelper(),

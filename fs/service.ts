@@ -293,9 +293,9 @@ export class FsService implements Service {
     else if (waits > 0) this.loop.cancel(slot);
   }
 
-  stopping(slot: number): void {
+  stopping(slot: number, gone: boolean): void {
     // Others end by themselves.
-    if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
+    if (gone || this.#waits[slot] === WAITS_LOCK) this.cancel(slot);
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */

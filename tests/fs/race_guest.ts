@@ -64,8 +64,9 @@ interface Sent {
   /** The session in which it was sent, and whether INIT, DESTROY or a reset came while it was in flight. */
   session: number;
   unsettled: boolean;
-  /** It may be told EINTR. */
+  /** It may be told EINTR if it waits for a lock; `gone`: whatever it is, for the guest hangs up or is reset. */
   interrupted: boolean;
+  gone: boolean;
   /** Its memory is being exchanged: the reply comes in one of the two. */
   former?: GuestMemory;
   /** Its memory was taken away: it may be malformed by now. */
@@ -109,6 +110,7 @@ export class Guest {
   #session = 0;
   /** INIT, DESTROY or a reset is going on. */
   #turmoil = false;
+  #gone = false;
   /** A control message is being answered: waits for locks may end. */
   #changing = false;
   #ready = false;
@@ -184,7 +186,7 @@ export class Guest {
     libc.close(old.fd);
     const frontend = next ?? Frontend.connect(this.socketPath);
     frontend.getFeatures();
-    this.#unsettle();
+    this.#unsettle(true);
     this.#forgetSession();
     for (const queue of this.queues) this.#settleQueue(queue);
     this.#loseAll();
@@ -313,6 +315,7 @@ export class Guest {
       session: this.#session,
       unsettled: this.#turmoil,
       interrupted: this.#turmoil || this.#changing,
+      gone: this.#gone,
       done,
       lost,
     };
@@ -381,7 +384,8 @@ export class Guest {
   }
 
   #checkError(sent: Sent, error: number): void {
-    if (error === -EINTR && sent.interrupted && sent.opcode === op.FUSE_SETLKW) this.counts.interrupted++;
+    const mayEnd = sent.gone || (sent.interrupted && sent.opcode === op.FUSE_SETLKW);
+    if (error === -EINTR && mayEnd) this.counts.interrupted++;
     else if (sent.unsettled && [-EIO, -EBADF, -ENOENT, -EBUSY].includes(error)) this.counts.refused++;
     else assert.fail(`${describe(sent)} was answered ${error}`);
   }
@@ -490,10 +494,14 @@ export class Guest {
     this.#lock = { node: 0n, fh: 0n, holder: 0, owners: 0, waiting: this.#lock.waiting };
   }
 
-  #unsettle(): void {
+  #unsettle(gone = false): void {
     this.#turmoil = true;
+    this.#gone = gone;
     for (const map of this.inFlight) {
-      for (const sent of map.values()) sent.unsettled = sent.interrupted = true;
+      for (const sent of map.values()) {
+        sent.unsettled = sent.interrupted = true;
+        sent.gone ||= gone;
+      }
     }
   }
 
@@ -679,7 +687,7 @@ export class Guest {
   /** RESET_DEVICE: all queues are down and the session is gone; what was not taken never will be. */
   reset(): void {
     const { frontend } = this;
-    this.#unsettle();
+    this.#unsettle(true);
     this.#control(VHOST_USER.RESET_DEVICE, new Uint8Array(0));
     this.#forgetSession();
     for (const queue of this.queues) this.#settleQueue(queue);

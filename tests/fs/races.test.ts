@@ -1,5 +1,5 @@
 // Races of the control plane with requests in flight, against a real daemon: see race_guest.ts. Longer and with another seed by hand:
-// RINGFSD_RACES_ROUNDS=20000 RINGFSD_RACES_SEED=7 deno test -A tests/fs/races.test.ts
+// RINGFSD_RACES_ROUNDS=20000 RINGFSD_RACES_SEED=7 RINGFSD_RACES_BASE=/var/tmp deno test -A tests/fs/races.test.ts
 import assert from "node:assert/strict";
 import { Frontend } from "../../bench/frontend.ts";
 import { memoryUse } from "../../bench/process.ts";
@@ -10,13 +10,15 @@ import { random } from "./random.ts";
 
 const ROUNDS = Number(Deno.env.get("RINGFSD_RACES_ROUNDS") ?? 3000);
 const SEED = Number(Deno.env.get("RINGFSD_RACES_SEED") ?? 1);
+/** Where the share is: what waits for a disk goes other ways than what is in memory. */
+const BASE = Deno.env.get("RINGFSD_RACES_BASE") ?? "/dev/shm";
 const KILLS = 10;
 const QUEUES = 2;
 /** Growth of the daemon's memory in bytes that is no leak: what the heaps of its isolates come to. */
 const GROWTH_MAX = 64 << 20;
 
 /** A helper for each loop: more wait for locks than there are. */
-const options = { base: "/dev/shm", requestQueues: QUEUES, args: ["--posix-lock", "--thread-pool-size", "2"] };
+const options = { base: BASE, requestQueues: QUEUES, args: ["--posix-lock", "--thread-pool-size", "2"] };
 
 async function rounds(daemon: Daemon, guest: Guest, count: number): Promise<void> {
   for (let i = 0; i < count; i++) {
@@ -40,9 +42,15 @@ function measure(daemon: Daemon, guest: Guest) {
   guest.reconnect(false, false);
   return {
     descriptors: daemon.descriptors,
-    threads: [...Deno.readDirSync(`/proc/${daemon.pid}/task`)].length,
+    threads: threads(daemon.pid),
     memory: memoryUse([daemon.pid]).pssOwn,
   };
+}
+
+/** Threads, without those of io_uring, which come and go. */
+function threads(pid: number): number {
+  const tasks = [...Deno.readDirSync(`/proc/${pid}/task`)];
+  return tasks.filter(({ name }) => !Deno.readTextFileSync(`/proc/${pid}/task/${name}/comm`).startsWith("iou-")).length;
 }
 
 Deno.test(`Races: ${ROUNDS} rounds of control messages with requests in flight`, async () => {
@@ -71,7 +79,7 @@ Deno.test(`Races: ${ROUNDS} rounds of control messages with requests in flight`,
 });
 
 Deno.test(`Races: ${KILLS} front ends killed amid their requests, and the next one served`, async () => {
-  const daemon = await Daemon.start(options);
+  const daemon = await Daemon.start({ ...options, base: "/tmp" });
   const next = random(SEED);
   const program = new URL("./race_rounds.ts", import.meta.url).pathname;
   try {

@@ -224,6 +224,8 @@ export class NodeTable {
         break;
       }
       fd = this.fd(lo);
+      // A guest may guess the slot's next nodeid, and arm64 load this before the generation: it must not find a number of before.
+      Atomics.store(w, at + FILE, FD_MAX);
       this.#unlink(bucket, lo);
       Atomics.store(w, at + GENERATION, this.#nextGeneration());
       Atomics.sub(w, KNOWN, 1);

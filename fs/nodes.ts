@@ -9,7 +9,7 @@
  * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
  */
 import { allocate, discard, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 import { Slots } from "./slots.ts";
 
 export const ROOT = 1;
@@ -229,6 +229,8 @@ export class NodeTable {
         break;
       }
       fd = this.fd(lo);
+      // A guest may guess the slot's next nodeid, and arm64 load this before the generation: it must not find a number of before.
+      Atomics.store(w, at + FILE, FD_MAX);
       this.#unlink(bucket, lo);
       Atomics.store(w, at + GENERATION, this.#nextGeneration());
       Atomics.sub(w, KNOWN, 1);

@@ -22,7 +22,7 @@ import { mappedCapability } from "./ops_xattr.ts";
 import { ProcPath } from "./proc_path.ts";
 import { readOnlyOperations } from "./readonly.ts";
 import { DATA, LATER, NO_REPLY } from "./results.ts";
-import { Session, STATE_RUNNING } from "./session.ts";
+import { Session, STATE_DRAINING, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
 import { WriteWatch } from "./write_watch.ts";
 import { XattrMap } from "./xattrmap.ts";
@@ -205,7 +205,11 @@ export class FsService implements Service {
 
   bell(): void {
     this.session.takeInterrupts((lo, hi) => this.interrupt(lo, hi));
-    if (this.#waiter < 0 || !this.#alone) return;
+    if (this.#waiter < 0) {
+      if (this.session.state === STATE_DRAINING) this.#endLockWaits();
+      return;
+    }
+    if (!this.#alone) return;
     const slot = this.#waiter;
     this.#waiter = -1;
     this.device.waiting = false;
@@ -246,7 +250,16 @@ export class FsService implements Service {
     this.#waiter = slot;
     this.#whenAlone = action;
     this.device.waiting = true;
+    // A wait for a lock may have no end, and this session will not see it. Other loops look when their bells ring.
+    this.#endLockWaits();
+    for (let loop = 0; loop < this.config.loops; loop++) {
+      if (loop !== this.loop.index) signal(this.bellFds[loop]);
+    }
     return LATER;
+  }
+
+  #endLockWaits(): void {
+    for (let slot = 0; slot < SLOTS; slot++) if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
   }
 
   get #alone(): boolean {
@@ -290,9 +303,9 @@ export class FsService implements Service {
     else if (waits > 0) this.loop.cancel(slot);
   }
 
-  stopping(slot: number): void {
+  stopping(slot: number, gone: boolean): void {
     // Others end by themselves.
-    if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
+    if (gone || this.#waits[slot] === WAITS_LOCK) this.cancel(slot);
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */

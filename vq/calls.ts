@@ -9,6 +9,7 @@ import { interrupt, threadId } from "../ffi/interrupt.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
 import { SLOTS } from "./requests.ts";
+import { lock } from "./spin.ts";
 
 /** A call: words as below, and room for what its arguments point to. */
 const CALL_BYTES = 256;
@@ -106,8 +107,23 @@ class Shared {
     return call;
   }
 
+  /** Takes one out that may be anywhere in the queue. False where it is not in it. */
+  remove(queue: number, capacity: number, call: number): boolean {
+    const w = this.words;
+    this.lock(queue);
+    let found = false;
+    for (let i = w[queue + FIRST]; i !== w[queue + LAST]; i = (i + 1) % (capacity * 2)) {
+      const at = queue + QUEUE_HEAD + i % capacity;
+      if (found) w[queue + QUEUE_HEAD + (i + capacity * 2 - 1) % capacity] = w[at];
+      else found = w[at] === call;
+    }
+    if (found) w[queue + LAST] = (w[queue + LAST] + capacity * 2 - 1) % (capacity * 2);
+    Atomics.store(w, queue + LOCK, 0);
+    return found;
+  }
+
   lock(queue: number): void {
-    while (Atomics.compareExchange(this.words, queue + LOCK, 0, 1) !== 0) libc.sched_yield();
+    lock(this.words, queue + LOCK);
   }
 }
 
@@ -116,8 +132,8 @@ export class Calls {
   readonly #shared: Shared;
   readonly #loop: number;
 
-  /** `wantHelper` is called when no helper waits for a call that was queued. */
-  constructor(init: CallsInit, loop: number, readonly wantHelper: () => void) {
+  /** `wantHelper` is called when no helper waits for a call that was queued; `bell` is the loop's own eventfd. */
+  constructor(init: CallsInit, loop: number, readonly wantHelper: () => void, readonly bell: number) {
     this.#shared = new Shared(init);
     this.#loop = loop;
   }
@@ -165,11 +181,26 @@ export class Calls {
     const { words } = this.#shared;
     const at = this.#shared.at(this.#call(slot)) / 4;
     const was = Atomics.compareExchange(words, at + STATE, QUEUED, CANCELLED);
-    if (was === QUEUED) return true;
+    if (was === QUEUED) return !this.#withdraw(this.#call(slot));
     if (was !== RUNNING && was !== CANCELLED) return false;
     Atomics.compareExchange(words, at + STATE, RUNNING, CANCELLED);
     const thread = Atomics.load(words, at + THREAD);
     if (thread > 0) interrupt(thread);
+    return true;
+  }
+
+  /**
+   * Ends a call that no helper has taken, without waiting for one: all of them may wait for locks, of another queue's that is stopped
+   * after this one. False where a helper has it.
+   */
+  #withdraw(call: number): boolean {
+    const { words, longs, init } = this.#shared;
+    if (!this.#shared.remove(this.#shared.queue(), init.loops * SLOTS, call)) return false;
+    const at = this.#shared.at(call);
+    longs[at / 8 + RESULT] = BigInt(-EINTR);
+    Atomics.store(words, at / 4 + STATE, DONE);
+    this.#shared.put(this.#shared.queue(this.#loop), SLOTS, call);
+    signal(this.bell);
     return true;
   }
 

@@ -45,7 +45,8 @@ export class DeviceControl implements VirtioDevice {
 
   async setMemory(regions: readonly MemoryRegion[]): Promise<void> {
     const running = [...this.#running];
-    for (const [index, setup] of running) setup.base = await this.stopQueue(index);
+    // All at once: what one queue's requests wait for may be another's to give.
+    await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
     for (const loop of this.#loops) await this.#giveMemory(loop);
@@ -84,12 +85,14 @@ export class DeviceControl implements VirtioDevice {
   }
 
   async reset(): Promise<void> {
-    for (const index of [...this.#running.keys()]) await this.stopQueue(index);
+    await Promise.all([...this.#running.keys()].map((index) => this.stopQueue(index)));
     await this.#dropMemory();
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
     const [loop] = this.#loops;
     await loop?.ask({ op: "reset", device: this.#options.id });
     this.#first = -1;
+    const { options, locks } = this.#options.pool;
+    options.log.debug(`locks taken: ${locks.taken}, of which others held ${locks.contended}`);
   }
 
   /** Takes the device off every loop: no loop uses what its service was made from any more. Nothing may be asked of it afterwards. */

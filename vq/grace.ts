@@ -12,6 +12,8 @@ import { libc } from "../ffi/libc.ts";
 
 /** Words from one loop's counter to the next: a cache line. */
 const STRIDE = 16;
+/** Moments of retirement that are told apart at most. */
+const GROUPS = 64;
 
 /** Shared memory for the counters of `loops` loops. */
 export const graceBytes = (loops: number) => loops * STRIDE * 4;
@@ -20,14 +22,23 @@ export class Grace {
   readonly #counters: Int32Array;
   readonly #own: number;
   readonly #loops: number;
-  /** Retired descriptors, oldest first, each with the counters of all loops when it was retired. */
-  readonly #retired: { fd: number; seen: Int32Array }[] = [];
+  /** Retired descriptors, oldest first. */
+  readonly #retired = new Descriptors();
   /** Retired within this batch, while no other loop was inside one. */
-  readonly #ours: number[] = [];
+  readonly #ours = new Descriptors();
+  /**
+   * Those of `#retired` come in groups, each with the counters of the loops that were inside a batch when its last was retired (the
+   * others' are 0). A ring: group g at g % GROUPS. `#ends` counts all descriptors up to the group's last.
+   */
+  readonly #seen: Int32Array;
+  readonly #ends = new Float64Array(GROUPS);
+  #firstGroup = 0;
+  #groups = 0;
 
   constructor(shared: SharedArrayBuffer, own: number) {
     this.#counters = new Int32Array(shared);
     this.#loops = this.#counters.length / STRIDE;
+    this.#seen = new Int32Array(GROUPS * this.#loops);
     this.#own = own * STRIDE;
   }
 
@@ -41,8 +52,8 @@ export class Grace {
   /** A batch ended, and all that it prepared was submitted. Closes what can be closed. */
   leave(): void {
     Atomics.store(this.#counters, this.#own, (this.#counters[this.#own] + 1) | 0);
-    while (this.#ours.length > 0) libc.close(this.#ours.pop()!);
-    if (this.#retired.length > 0) this.#collect();
+    while (this.#ours.count > 0) libc.close(this.#ours.shift());
+    if (this.#groups > 0) this.#collect();
   }
 
   /** Whether this loop is in a batch. */
@@ -51,42 +62,102 @@ export class Grace {
   }
 
   get waiting(): boolean {
-    return this.#retired.length > 0;
+    return this.#groups > 0;
   }
 
   /** Closes a descriptor that is in no shared table any more, as soon as nobody can mean it. */
   retire(fd: number): void {
-    if (this.#othersInside()) this.#retired.push({ fd, seen: this.#counters.slice() });
-    else this.#ours.push(fd);
+    const last = (this.#firstGroup + this.#groups - 1) % GROUPS;
+    // Usually the others are where they were at the last look, and the descriptor joins that group.
+    if (this.#groups > 0 && this.#unchanged(last * this.#loops)) {
+      this.#retired.push(fd);
+      this.#ends[last] = this.#retired.pushed;
+      return;
+    }
+    // Where there is no room for one more group, those in the last one wait longer than they need.
+    const group = this.#groups < GROUPS ? (this.#firstGroup + this.#groups) % GROUPS : last;
+    if (!this.#look(group * this.#loops)) {
+      this.#ours.push(fd);
+      return;
+    }
+    if (this.#groups < GROUPS) this.#groups++;
+    this.#retired.push(fd);
+    this.#ends[group] = this.#retired.pushed;
   }
 
   /** Gives loops that are about to leave their batches the time to, and closes; before a sleep. */
   settle(): void {
-    for (let i = 0; i < 64 && this.#retired.length > 0; i++) {
+    for (let i = 0; i < 64 && this.#groups > 0; i++) {
       libc.sched_yield();
       this.#collect();
     }
   }
 
-  #othersInside(): boolean {
-    for (let i = 0; i < this.#loops; i++) {
-      const at = i * STRIDE;
-      if (at !== this.#own && (Atomics.load(this.#counters, at) & 1) !== 0) return true;
-    }
-    return false;
+  /** The counter of a loop that is inside a batch, else 0. */
+  #inside(loop: number): number {
+    const at = loop * STRIDE;
+    if (at === this.#own) return 0;
+    const counter = Atomics.load(this.#counters, at);
+    return (counter & 1) !== 0 ? counter : 0;
+  }
+
+  /** Notes who is inside a batch. False where nobody is. */
+  #look(at: number): boolean {
+    let any = 0;
+    for (let i = 0; i < this.#loops; i++) any |= this.#seen[at + i] = this.#inside(i);
+    return any !== 0;
+  }
+
+  #unchanged(at: number): boolean {
+    for (let i = 0; i < this.#loops; i++) if (this.#seen[at + i] !== this.#inside(i)) return false;
+    return true;
   }
 
   #collect(): void {
-    while (this.#retired.length > 0 && this.#passed(this.#retired[0].seen)) libc.close(this.#retired.shift()!.fd);
+    while (this.#groups > 0 && this.#passed(this.#firstGroup * this.#loops)) {
+      const end = this.#ends[this.#firstGroup];
+      while (this.#retired.shifted < end) libc.close(this.#retired.shift());
+      this.#firstGroup = (this.#firstGroup + 1) % GROUPS;
+      this.#groups--;
+    }
   }
 
-  /** Whether every loop that was inside a batch at `seen` has left it. */
-  #passed(seen: Int32Array): boolean {
+  /** Whether every loop that was inside a batch has left it. */
+  #passed(at: number): boolean {
     for (let i = 0; i < this.#loops; i++) {
-      const at = i * STRIDE;
-      if (at === this.#own || (seen[at] & 1) === 0) continue;
-      if (Atomics.load(this.#counters, at) === seen[at]) return false;
+      const counter = this.#seen[at + i];
+      if (counter !== 0 && Atomics.load(this.#counters, i * STRIDE) === counter) return false;
     }
     return true;
+  }
+}
+
+/** A queue of descriptors that allocates only when it becomes longer than ever. Its room is a power of two. */
+class Descriptors {
+  /** How many were ever pushed, and shifted. */
+  pushed = 0;
+  shifted = 0;
+  #ring = new Int32Array(64);
+
+  get count(): number {
+    return this.pushed - this.shifted;
+  }
+
+  push(fd: number): void {
+    if (this.count === this.#ring.length) this.#grow();
+    this.#ring[this.pushed++ & (this.#ring.length - 1)] = fd;
+  }
+
+  /** The oldest; there must be one. */
+  shift(): number {
+    return this.#ring[this.shifted++ & (this.#ring.length - 1)];
+  }
+
+  #grow(): void {
+    const old = this.#ring;
+    this.#ring = new Int32Array(old.length * 2);
+    for (let i = this.shifted; i < this.pushed; i++) {
+      this.#ring[i & (this.#ring.length - 1)] = old[i & (old.length - 1)];
+    }
   }
 }

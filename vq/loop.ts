@@ -50,6 +50,8 @@ const IDLE_LOOKS = 1000;
 const KEPT_SLOTS = 32;
 /** How often a queue without a kick eventfd is looked at while there is nothing to do, and an interrupt is sent again. */
 const LOOK_AGAIN_US = 500;
+/** A request that has not ended so long after its queue was to stop is cancelled: its disk or its server may be gone. */
+const STOP_PATIENCE_US = 2_000_000;
 
 export class Loop {
   readonly ring: Ring;
@@ -72,6 +74,8 @@ export class Loop {
   #control = false;
   /** Slots whose calls are being interrupted. */
   #cancelling: number[] = [];
+  /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
+  #patienceUs = 0;
   /** Queues without a kick eventfd. */
   #kickless = 0;
 
@@ -161,20 +165,25 @@ export class Loop {
   remove(queue: Queue): number {
     queue.stopping = true;
     this.#call(queue);
-    for (let slot = 0; slot < SLOTS; slot++) {
-      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot);
-    }
+    this.#giveUp(queue, false);
     if (queue.watched) {
       const sqe = this.sqe();
       // Not poll_remove, which refuses (EALREADY) while a kick is being handled.
       this.ring.prep_cancel64(sqe, queue.token, ABOUT_KICK, 0);
       this.forNobody(sqe);
     }
+    this.#patienceUs = STOP_PATIENCE_US;
+    let impatient = performance.now() + STOP_PATIENCE_US / 1000;
     // The watch's last completion is waited for, since the token is given to another queue.
     while (queue.inFlight > 0 || queue.watched) {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
       if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
+      if (performance.now() < impatient || queue.inFlight === 0) continue;
+      this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
+      this.#giveUp(queue, true);
+      impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
+    this.#patienceUs = 0;
     // Whoever serves the queue next may not look before it sleeps.
     queue.ring.enableKicks();
     if (queue.kickFd < 0) this.#kickless--;
@@ -182,6 +191,13 @@ export class Loop {
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
     return queue.ring.lastAvail;
+  }
+
+  /** Tells the service that the queue's requests are to end; `gone` as for `Service.stopping`. */
+  #giveUp(queue: Queue, gone: boolean): void {
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot, gone);
+    }
   }
 
   /** Serves until the control eventfd is written. */
@@ -424,9 +440,9 @@ export class Loop {
   #enter(wait: number): void {
     const { ring } = this;
     if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
-    const limited = this.#kickless > 0 || this.#cancelling.length > 0;
+    const limitUs = this.#kickless > 0 || this.#cancelling.length > 0 ? LOOK_AGAIN_US : this.#patienceUs;
     const result = wait > 0
-      ? limited ? ring.submit_and_wait_timeout(wait, LOOK_AGAIN_US) : ring.submit_and_wait(wait)
+      ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0
       ? ring.submit_and_get_events()
       : ring.submit();

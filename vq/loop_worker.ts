@@ -9,6 +9,7 @@ import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, Queue, type Service } from "./queue.ts";
+import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
 
 /** Makes the service of a device on a loop, from the configuration that came with "add-device". */
@@ -75,10 +76,11 @@ class Member {
       info: say("info"),
       debug: init.debug ? say("debug") : () => {},
     };
-    const { index, controlFd, bellFds, grace, pollMaxUs, placement } = init;
+    const { index, controlFd, bellFds, grace, locks, pollMaxUs, placement } = init;
     placeThread(placement);
+    countLocksIn(locks, index);
     const cpus = (placement.workers ?? allowedCpus()).length;
-    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
+    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
     this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log);
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);

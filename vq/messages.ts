@@ -13,6 +13,8 @@ export interface LoopInit {
   posted: SharedArrayBuffer;
   /** The grace counters of all loops: see grace.ts. */
   grace: SharedArrayBuffer;
+  /** Where loops count the locks that they take: see spin.ts. */
+  locks: SharedArrayBuffer;
   /** Calls that helper threads make for the loops. */
   calls: CallsInit;
   pollMaxUs: number;

@@ -7,6 +7,7 @@ import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
 import type { Placement } from "./placement.ts";
+import { type LockCounts, lockCounts, lockCountsBytes } from "./spin.ts";
 
 /** The part of a Worker that is used. */
 export interface LoopThread {
@@ -52,6 +53,7 @@ export class LoopHandle {
     readonly index: number,
     bellFds: number[],
     grace: SharedArrayBuffer,
+    locks: SharedArrayBuffer,
     calls: CallsInit,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
@@ -64,7 +66,7 @@ export class LoopHandle {
     };
     const { pollMaxUs, placements, debug } = options;
     const placement = placements?.[index] ?? ANYWHERE;
-    const shared = { bellFds, posted: this.#posted, grace, calls };
+    const shared = { bellFds, posted: this.#posted, grace, locks, calls };
     const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
@@ -110,6 +112,7 @@ export class LoopPool {
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
+  readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
   /** Queues that run on each loop. */
   readonly #queues: number[];
@@ -120,11 +123,17 @@ export class LoopPool {
     this.#calls = createCalls(options.count);
     installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count));
+    this.#locks = new SharedArrayBuffer(lockCountsBytes(options.count));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
 
   get count(): number {
     return this.options.count;
+  }
+
+  /** Locks that all loops have taken so far. */
+  get locks(): LockCounts {
+    return lockCounts(this.#locks);
   }
 
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
@@ -134,6 +143,7 @@ export class LoopPool {
       at,
       this.#bellFds,
       this.#grace,
+      this.#locks,
       this.#calls,
       this.options,
       () => this.#startHelper(),

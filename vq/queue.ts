@@ -20,8 +20,11 @@ export interface Service {
   end(): void;
   /** Something that it waits for may have come: another loop rang, or a request ended while `LoopDevice.waiting`. */
   bell(): void;
-  /** The slot's queue is being stopped: what it waits for without end, such as another's lock, is to be given up. */
-  stopping(slot: number): void;
+  /**
+   * The slot's queue is being stopped: what it waits for without end, such as another's lock, is to be given up. With `gone` nobody
+   * will see the answer, and whatever it waits for is to be given up.
+   */
+  stopping(slot: number, gone: boolean): void;
   /** The guest is gone: forget all that it had. Every queue of the device is stopped, on all loops. */
   reset(): void;
 }

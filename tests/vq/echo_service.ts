@@ -103,7 +103,9 @@ class EchoService implements Service {
     this.loop.finish(slot, this.#echo(slot));
   }
 
-  stopping(): void {}
+  stopping(slot: number, gone: boolean): void {
+    if (gone) this.loop.cancel(slot);
+  }
 
   reset(): void {
     Atomics.add(this.#counts, COUNT.resets, 1);

@@ -92,6 +92,36 @@ Deno.test("settle() closes what can be closed, and does not wait for ever for th
   assert.ok(!isOpen(second));
 });
 
+Deno.test("retire() keeps apart as many as come, and closes each once", () => {
+  const [a, b, c] = loops(3);
+  // The last ones share a moment, for there are more than are told apart.
+  const first = createEventfd();
+  libc.close(first);
+  const open = new Set<number>();
+  b.enter();
+  for (let i = 0; i < 300; i++) {
+    if (i % 3 === 0) c.enter();
+    a.enter();
+    for (let k = 0; k < 2; k++) {
+      const fd = createEventfd();
+      assert.ok(!open.has(fd), "a number that waits was not closed");
+      open.add(fd);
+      a.retire(fd);
+    }
+    a.leave();
+    if (i % 3 === 1) c.leave();
+  }
+  assert.ok([...open].every(isOpen), "b never left");
+  b.leave();
+  b.enter();
+  a.enter();
+  a.leave();
+  assert.ok(![...open].some(isOpen), "its next batch is another matter");
+  assert.equal(a.waiting, false);
+  assert.equal(createEventfd(), first, "nothing is left open");
+  libc.close(first);
+});
+
 Deno.test("enter() and leave() count over 2^31", () => {
   const shared = new SharedArrayBuffer(graceBytes(2));
   const words = new Int32Array(shared);

@@ -116,6 +116,20 @@ Deno.test("stopQueue() waits for requests in flight, takes no more, and says whe
   });
 });
 
+Deno.test("stopQueue() does not wait for ever: what has not ended after a time is cancelled", async () => {
+  await withGate(async (gate) => {
+    // On two loops: neither may wait for the other.
+    await using bed = await startedBed({ loops: 2, queues: 2 });
+    for (const traffic of bed.traffic) for (let i = 0; i < 3; i++) traffic.send(OP.READ_FD, gate);
+    await until(() => bed.count("handled", 0) === 3 && bed.count("handled", 1) === 3, "all taken");
+    await soon(bed.control.setMemory(bed.memory.regions), "the end of all requests");
+    for (const traffic of bed.traffic) await traffic.done();
+    const said = bed.logs.filter((line) => line.includes("3 request(s) do not end and are cancelled"));
+    assert.equal(said.length, 2, bed.logs.join("\n"));
+    for (const traffic of bed.traffic) await traffic.roundTrip();
+  });
+});
+
 Deno.test("stopQueue() lets other queues of the loop go on while it waits", async () => {
   await withGate(async (gate) => {
     await using bed = await startedBed({ queues: 3, loopOf: () => 0 });

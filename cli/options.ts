@@ -112,12 +112,6 @@ function decide(given: Flags, say: (text: string) => void): Parsed | { complaint
   if (socketPath !== undefined && given.fd !== undefined) {
     return { complaint: "--socket-path and --fd exclude each other" };
   }
-  // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
-  if (given["inode-file-handles"] === "mandatory") {
-    return {
-      complaint: "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
-    };
-  }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) return { complaint };
@@ -155,6 +149,7 @@ function fileSystem(given: Flags): FsOptions {
     readdirplus: given.readdirplus,
     preserveNoatime: given["preserve-noatime"],
     announceSubmounts: given["announce-submounts"],
+    inodeFileHandles: given["inode-file-handles"] === "fallback" ? "prefer" : given["inode-file-handles"],
     posixLock: given["posix-lock"],
     flock: given.flock,
     translateUid: given["translate-uid"] ?? [],

@@ -37,7 +37,7 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
   if (options.rlimitNofile === undefined) raiseOpenFiles(OPEN_FILES);
   else if (options.rlimitNofile !== 0) setOpenFiles(options.rlimitNofile);
   const loops = numRequestQueues;
-  const service = openShare(sharedDir, options.fs, loops);
+  const service = openShare(sharedDir, options.fs, loops, log);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,

@@ -16,6 +16,8 @@ const id = (ino: number, more: Partial<Identity> = {}): Identity => ({
   ...more,
 });
 
+const fdAt = (nodes: NodeTable, slot: number) => fdOf(nodes.held(slot));
+
 /** A table with a root, and the descriptors that it gave back. */
 function table() {
   const addr = allocateNodes();
@@ -36,7 +38,7 @@ function countOf(addr: HostAddr, ino: number): { words: Int32Array; at: number }
 Deno.test("NodeTable.setRoot() makes nodeid 1 known, whatever is forgotten", () => {
   const { nodes, retired, retire } = table();
   assert.equal(nodes.find(1, 0), ROOT);
-  assert.equal(nodes.fd(ROOT), ROOT_FD);
+  assert.equal(fdAt(nodes, ROOT), ROOT_FD);
   assert.equal(nodes.type(ROOT), S_IFDIR);
   nodes.forget(1, 0, 2 ** 64, retire);
   assert.equal(nodes.find(1, 0), ROOT);
@@ -69,7 +71,7 @@ Deno.test("NodeTable.insert() makes one node of one inode, and counts the lookup
   assert.ok(!nodes.inserted, "the second descriptor stays the caller's");
   assert.equal(nodes.acquire(id(10), retire), slot);
   assert.equal(nodes.known, 1);
-  assert.equal(nodes.fd(slot), 20);
+  assert.equal(fdAt(nodes, slot), 20);
   const hi = nodes.generation(slot);
   nodes.forget(slot, hi, 1, retire);
   nodes.forget(slot, hi, 1, retire);
@@ -90,13 +92,13 @@ Deno.test("NodeTable.acquire() tells files by inode, device and mount", () => {
   ids.forEach((one, i) => assert.equal(nodes.acquire(one, retire), slots[i]));
 });
 
-Deno.test("NodeTable.file() keeps descriptor and type of any kind of file", () => {
+Deno.test("NodeTable.held() keeps descriptor and type of any kind of file", () => {
   const { nodes } = table();
-  for (const [ino, fd, type] of [[10, 0, S_IFSOCK], [11, 2 ** 27 - 1, S_IFCHR], [12, 1_000_000, S_IFREG]]) {
-    const file = nodes.file(nodes.insert(id(ino), fd, type));
+  for (const [ino, fd, type] of [[10, 0, S_IFSOCK], [11, 2 ** 27 - 2, S_IFCHR], [12, 1_000_000, S_IFREG]]) {
+    const file = nodes.held(nodes.insert(id(ino), fd, type));
     assert.deepEqual([fdOf(file), typeOf(file)], [fd, type]);
   }
-  assert.equal(nodes.insert(id(13), 2 ** 27, S_IFREG), 0, "a descriptor that does not fit is refused");
+  assert.equal(nodes.insert(id(13), 2 ** 27 - 1, S_IFREG), 0, "a descriptor that does not fit is refused");
 });
 
 Deno.test("NodeTable.forget() of more than the count is the count", () => {
@@ -185,7 +187,7 @@ Deno.test("NodeTable.clear() closes every node's descriptor but the root's, and 
   assert.equal(nodes.known, 0);
   for (const [lo, hi] of ids) assert.equal(nodes.find(lo, hi), 0);
   assert.equal(nodes.find(1, 0), ROOT);
-  assert.equal(nodes.fd(ROOT), ROOT_FD);
+  assert.equal(fdAt(nodes, ROOT), ROOT_FD);
   assert.equal(nodes.acquire(id(2), retire), ROOT);
   // New nodes in the same slots have other nodeids.
   for (let i = 0; i < 1000; i++) nodes.insert(id(5000 + i), 3000 + i, S_IFREG);
@@ -239,7 +241,7 @@ Deno.test("NodeTable stays whole when two Workers forget what is not theirs", as
   const left: number[] = [];
   for (let n = 0; n < 2; n++) {
     const slot = nodes.acquire(inode(n), () => {});
-    if (slot !== 0) left.push(nodes.fd(slot));
+    if (slot !== 0) left.push(fdAt(nodes, slot));
   }
   assert.equal(nodes.known, left.length);
   assert.deepEqual([...retired, ...left].sort((a, b) => a - b), taken);

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { type HostAddr, viewAt } from "../../ffi/memory.ts";
 import { S_IFCHR, S_IFDIR, S_IFREG, S_IFSOCK } from "../../ffi/stat_layout.ts";
-import { allocateNodes, fdOf, type Identity, NodeTable, ROOT, typeOf } from "../../fs/nodes.ts";
-import { inode, type Job, type Seen } from "./node_worker.ts";
+import { FileHandle } from "../../fs/file_handle.ts";
+import { allocateNodes, fdOf, hasFd, type Identity, NEEDS_HANDLE, NodeTable, ROOT, typeOf } from "../../fs/nodes.ts";
+import { handleOf, inode, type Job, type Seen } from "./node_worker.ts";
 
 const ROOT_FD = 3;
 const CARRY = 2 ** 30;
@@ -210,8 +211,54 @@ Deno.test("NodeTable is one table for two loops", () => {
   assert.notEqual(other.insert(id(12), 22, S_IFREG), nodes.insert(id(13), 23, S_IFREG));
 });
 
+Deno.test("NodeTable.acquire() tells files of one inode number by their handles, where no descriptor is held", () => {
+  const { nodes, retire } = table();
+  const [first, second] = [handleOf(1), handleOf(2)];
+  const old = nodes.insert(id(10), -1, S_IFREG, first);
+  assert.deepEqual([nodes.inserted, hasFd(nodes.held(old)), typeOf(nodes.held(old))], [true, false, S_IFREG]);
+  assert.deepEqual([nodes.known, nodes.holding], [1, 0]);
+  assert.equal(nodes.acquire(id(11), retire), 0, "another number is another file");
+  assert.equal(nodes.acquire(id(10), retire), NEEDS_HANDLE);
+  assert.equal(nodes.acquire(id(10), retire, first), old);
+  assert.equal(nodes.acquire(id(10), retire, second), 0);
+  assert.equal(nodes.acquire(id(10), retire, new FileHandle()), 0, "a handle that is not known is none");
+  assert.equal(nodes.insert(id(10), 20, S_IFREG), NEEDS_HANDLE);
+  assert.equal(nodes.insert(id(10), -1, S_IFREG, first), old);
+  const fresh = nodes.insert(id(10), -1, S_IFDIR, second);
+  assert.notEqual(fresh, old);
+  assert.equal(nodes.acquire(id(10), retire, first), old);
+  assert.equal(nodes.acquire(id(10), retire, second), fresh);
+  assert.equal(nodes.known, 2);
+});
+
+Deno.test("NodeTable.acquire() needs no handle where a descriptor pins the inode", () => {
+  const { nodes, retired, retire } = table();
+  const old = nodes.insert(id(10), -1, S_IFREG, handleOf(1));
+  const held = nodes.insert(id(10), 20, S_IFREG, handleOf(2));
+  assert.ok(nodes.inserted && held !== old);
+  assert.deepEqual([nodes.known, nodes.holding], [2, 1]);
+  assert.equal(nodes.acquire(id(10), retire), held);
+  const mounts: number[] = [];
+  nodes.forget(held, nodes.generation(held), 9, retire);
+  nodes.forget(old, nodes.generation(old), 9, (fd, mount) => void mounts.push(fd, mount));
+  assert.deepEqual([retired, mounts], [[20], [-1, 7]]);
+  assert.deepEqual([nodes.known, nodes.holding], [0, 0]);
+  assert.equal(nodes.acquire(id(10), retire), 0);
+});
+
+Deno.test("NodeTable.handle() copies what was put, and nothing from a slot that names nothing", () => {
+  const { nodes, retire } = table();
+  const slot = nodes.insert(id(10, { mount: 77 }), -1, S_IFDIR, handleOf(5));
+  const copy = new FileHandle();
+  assert.equal(nodes.handle(slot, copy), nodes.held(slot));
+  assert.equal(nodes.mount, 77);
+  assert.equal(nodes.acquire(id(10, { mount: 77 }), retire, copy), slot, "it is the same handle");
+  nodes.forget(slot, nodes.generation(slot), 9, retire);
+  assert.equal(nodes.handle(slot, copy), 0);
+});
+
 /** Lets two Workers at the same table, and returns what they saw. */
-async function race(hostile: boolean, inodes: number, rounds: number) {
+async function race(hostile: boolean, inodes: number, rounds: number, handles = false) {
   const { addr, nodes } = table();
   const gate = new Int32Array(new SharedArrayBuffer(4));
   const loops = 2;
@@ -220,12 +267,13 @@ async function race(hostile: boolean, inodes: number, rounds: number) {
     return new Promise<Seen>((resolve, reject) => {
       worker.onmessage = ({ data }) => resolve(data);
       worker.onerror = (event) => reject(new Error(event.message));
-      worker.postMessage({ addr, seed, rounds, inodes, gate, loops, hostile } satisfies Job);
+      worker.postMessage({ addr, seed, rounds, inodes, gate, loops, hostile, handles } satisfies Job);
     }).finally(() => worker.terminate());
   }));
   const taken = seen.flatMap((one) => one.taken).sort((a, b) => a - b);
   const retired = seen.flatMap((one) => one.retired).sort((a, b) => a - b);
-  return { nodes, taken, retired, complaints: seen.flatMap((one) => one.complaints) };
+  const byHandle = seen.reduce((sum, one) => sum + one.byHandle, 0);
+  return { nodes, taken, retired, byHandle, complaints: seen.flatMap((one) => one.complaints) };
 }
 
 Deno.test("NodeTable loses no node and closes each descriptor once when two Workers look up and forget", async () => {
@@ -233,6 +281,14 @@ Deno.test("NodeTable loses no node and closes each descriptor once when two Work
   assert.deepEqual(complaints, []);
   assert.equal(nodes.known, 0);
   assert.ok(taken.length > 1000, `${taken.length} nodes came and went`);
+  assert.deepEqual(retired, taken);
+});
+
+Deno.test("NodeTable loses no node when two Workers make some by descriptor and some by handle", async () => {
+  const { nodes, taken, retired, byHandle, complaints } = await race(false, 12, 400_000, true);
+  assert.deepEqual(complaints, []);
+  assert.deepEqual([nodes.known, nodes.holding, byHandle], [0, 0, 0]);
+  assert.ok(taken.length > 500, `${taken.length} nodes held a descriptor`);
   assert.deepEqual(retired, taken);
 });
 

@@ -12,9 +12,11 @@ import { AT_EMPTY_PATH, file_handle } from "../ffi/stat_layout.ts";
  * limit is 128.
  */
 const BYTES_MAX = 40;
-const DATA_WORDS = BYTES_MAX >> 2;
-/** Words of a handle in a node: type and length, then the bytes, zeros behind them. */
-export const HANDLE_WORDS = 1 + DATA_WORDS;
+const NEAR_WORDS = 6;
+const NEAR_BYTES = NEAR_WORDS * 4;
+/** Words of a handle in a node: type and length, then the first bytes, with zeros behind the last; and those of the rest, if any. */
+export const HANDLE_WORDS = 1 + NEAR_WORDS;
+export const MORE_WORDS = (BYTES_MAX >> 2) - NEAR_WORDS;
 
 const TYPE_MAX = 0xffffff;
 const LENGTH = file_handle.handle_bytes >> 2;
@@ -63,27 +65,33 @@ export class FileHandle {
     return this.#words[LENGTH] > 0;
   }
 
-  /** Writes the handle at word `at` of shared memory. */
-  put(words: Int32Array, at: number): void {
+  /** Writes the handle at word `at` of shared memory, and what does not fit there at word `more`. */
+  put(words: Int32Array, at: number, more: number): void {
     const w = this.#words;
     words[at] = w[TYPE] << 8 | w[LENGTH];
-    for (let i = 0; i < DATA_WORDS; i++) words[at + 1 + i] = w[DATA + i];
+    for (let i = 0; i < NEAR_WORDS; i++) words[at + 1 + i] = w[DATA + i];
+    if (w[LENGTH] <= NEAR_BYTES) return;
+    for (let i = 0; i < MORE_WORDS; i++) words[more + i] = w[DATA + NEAR_WORDS + i];
   }
 
   /** Reads what `put` wrote. The loads stay in order with other atomic ones. */
-  get(words: Int32Array, at: number): void {
+  get(words: Int32Array, at: number, more: number): void {
     const w = this.#words;
     const head = Atomics.load(words, at);
     w[TYPE] = head >>> 8;
     w[LENGTH] = Math.min(head & 0xff, BYTES_MAX);
-    for (let i = 0; i < DATA_WORDS; i++) w[DATA + i] = Atomics.load(words, at + 1 + i);
+    for (let i = 0; i < NEAR_WORDS; i++) w[DATA + i] = Atomics.load(words, at + 1 + i);
+    const long = w[LENGTH] > NEAR_BYTES;
+    for (let i = 0; i < MORE_WORDS; i++) w[DATA + NEAR_WORDS + i] = long ? Atomics.load(words, more + i) : 0;
   }
 
-  /** Whether it is the one at word `at`. */
-  is(words: Int32Array, at: number): boolean {
+  /** Whether it is the one that `put` wrote there. */
+  is(words: Int32Array, at: number, more: number): boolean {
     const w = this.#words;
     if (w[LENGTH] === 0 || words[at] !== (w[TYPE] << 8 | w[LENGTH])) return false;
-    for (let i = 0; i < DATA_WORDS; i++) if (words[at + 1 + i] !== w[DATA + i]) return false;
+    for (let i = 0; i < NEAR_WORDS; i++) if (words[at + 1 + i] !== w[DATA + i]) return false;
+    if (w[LENGTH] <= NEAR_BYTES) return true;
+    for (let i = 0; i < MORE_WORDS; i++) if (words[more + i] !== w[DATA + NEAR_WORDS + i]) return false;
     return true;
   }
 }

@@ -9,8 +9,8 @@
  * Finding a known node takes no lock: the bucket's chain is walked, the lookup count is raised unless it is zero, and only then is
  * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
  */
-import { allocate, discard, type HostAddr, viewAt } from "../ffi/memory.ts";
-import { type FileHandle, HANDLE_WORDS } from "./file_handle.ts";
+import { allocate, discard, type HostAddr, PAGE, viewAt } from "../ffi/memory.ts";
+import { type FileHandle, HANDLE_WORDS, MORE_WORDS } from "./file_handle.ts";
 import { lock, unlock } from "./shared.ts";
 import { Slots } from "./slots.ts";
 
@@ -18,7 +18,8 @@ export const ROOT = 1;
 
 /** Known nodes at most. The memory is taken page by page as nodes come. */
 const SLOTS = 1 << 24;
-const WORDS = 20;
+/** A cache line. */
+const WORDS = 16;
 const BUCKETS = 1 << 18;
 
 // Words of a node.
@@ -41,6 +42,7 @@ const HANDLE = 9;
 const LINK = 9;
 if (HANDLE + HANDLE_WORDS !== WORDS) throw new Error("a file handle does not fit a node");
 
+const PAGE_WORDS = PAGE / 4;
 const FD_BITS = 27;
 const FD_MAX = 2 ** FD_BITS - 1;
 /** In place of a descriptor. */
@@ -55,7 +57,9 @@ const KNOWN = 48;
 const HOLDING = 49;
 const BUCKETS_AT = 64;
 const NODES_AT = BUCKETS_AT + BUCKETS * 2;
-const BYTES = (NODES_AT + SLOTS * WORDS) * 4;
+/** What is behind the first bytes of long file handles: it takes memory where there are some. */
+const MORE_AT = NODES_AT + SLOTS * WORDS;
+const BYTES = (MORE_AT + SLOTS * MORE_WORDS) * 4;
 
 /** A walker whose chain was changed under it may stray; behind this many steps it takes the lock. */
 const MAX_STEPS = 1000;
@@ -68,8 +72,8 @@ export interface Identity {
   mount: number;
 }
 
-/** Bytes of shared table for each known node, the share of the buckets not counted. */
-export const NODE_BYTES = WORDS * 4;
+/** Bytes of shared table for each known node, with a long handle, the share of the buckets (2 MiB in all) not counted. */
+export const NODE_BYTES = (WORDS + MORE_WORDS) * 4;
 
 /** Takes the memory of a table. The address is given to all loops. */
 export function allocateNodes(): HostAddr {
@@ -113,7 +117,7 @@ export class NodeTable {
     const at = NODES_AT + ROOT * WORDS;
     // Slot 0 stands for "none".
     this.#slots.reset(ROOT + 1);
-    this.#fill(at, fd, id, type, null, 0);
+    this.#fill(ROOT, fd, id, type, null, 0);
     w[at + COUNT] = 1;
     const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
     w[at + NEXT] = w[bucket];
@@ -149,7 +153,7 @@ export class NodeTable {
     if (Atomics.load(w, at + COUNT) <= 0) return 0;
     const file = Atomics.load(w, at + FILE);
     this.mount = Atomics.load(w, at + MOUNT);
-    handle.get(w, at + HANDLE);
+    handle.get(w, at + HANDLE, MORE_AT + slot * MORE_WORDS);
     return Atomics.load(w, at + GENERATION) === generation ? file : 0;
   }
 
@@ -187,19 +191,37 @@ export class NodeTable {
     let slot = Atomics.load(w, this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount));
     for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
       const at = NODES_AT + slot * WORDS;
-      const same = this.#is(at, id, handle);
-      if (same < 0) return NEEDS_HANDLE;
-      if (same > 0 && this.#raise(slot)) {
-        if (this.#is(at, id, handle) > 0) {
-          if (w[at + COUNT] > CARRY * 1.5) this.#carry(slot);
-          return slot;
+      if (this.#is(at, id)) {
+        // The handle, where there is one, is compared apart, so that this stays short.
+        if (!hasFd(w[at + FILE])) return handle === null ? NEEDS_HANDLE : this.#acquireFrom(slot, id, retire, handle);
+        if (this.#raise(slot)) {
+          if (this.#is(at, id) && hasFd(w[at + FILE])) return this.#raised(slot);
+          // The slot was given to another file between the two looks.
+          this.forget(slot, this.generation(slot), 1, retire);
         }
-        // The slot was given to another file between the two looks.
+      }
+      slot = w[at + NEXT];
+    }
+    return 0;
+  }
+
+  /** The rest of `acquire`, from a slot of the bucket on, with the file's handle. */
+  #acquireFrom(slot: number, id: Identity, retire: Retire, handle: FileHandle): number {
+    const w = this.#words;
+    for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
+      const at = NODES_AT + slot * WORDS;
+      if (this.#compare(slot, id, handle) > 0 && this.#raise(slot)) {
+        if (this.#compare(slot, id, handle) > 0) return this.#raised(slot);
         this.forget(slot, this.generation(slot), 1, retire);
       }
       slot = w[at + NEXT];
     }
     return 0;
+  }
+
+  #raised(slot: number): number {
+    if (this.#words[NODES_AT + slot * WORDS + COUNT] > CARRY * 1.5) this.#carry(slot);
+    return slot;
   }
 
   /**
@@ -217,13 +239,13 @@ export class NodeTable {
     this.#lock(bucket);
     try {
       for (let slot = w[bucket]; slot !== 0; slot = w[NODES_AT + slot * WORDS + NEXT]) {
-        const same = this.#is(NODES_AT + slot * WORDS, id, handle);
+        const same = this.#compare(slot, id, handle);
         if (same === 0 || (same > 0 && !this.#raise(slot))) continue;
         this.#slots.give(fresh);
         return same < 0 ? NEEDS_HANDLE : slot;
       }
       const at = NODES_AT + fresh * WORDS;
-      this.#fill(at, fd, id, type, handle, this.#nextGeneration());
+      this.#fill(fresh, fd, id, type, handle, this.#nextGeneration());
       w[at + NEXT] = w[bucket];
       Atomics.store(w, at + COUNT, 1);
       Atomics.store(w, bucket, fresh);
@@ -289,7 +311,10 @@ export class NodeTable {
     }
     const generations = w[GENERATIONS];
     const contended = w[CONTENDED];
-    discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / 1024) * 4096);
+    discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / PAGE_WORDS) * PAGE);
+    const more = Math.ceil(MORE_AT / PAGE_WORDS);
+    const moreEnd = Math.floor((MORE_AT + used * MORE_WORDS) / PAGE_WORDS);
+    if (moreEnd > more) discard(this.#addr + more * PAGE as HostAddr, (moreEnd - more) * PAGE);
     w[GENERATIONS] = generations;
     w[CONTENDED] = contended;
     this.setRoot(fdOf(rootFile), id, typeOf(rootFile));
@@ -300,11 +325,12 @@ export class NodeTable {
     this.#slots.forget();
   }
 
-  #fill(at: number, fd: number, id: Identity, type: number, handle: FileHandle | null, generation: number): void {
+  #fill(slot: number, fd: number, id: Identity, type: number, handle: FileHandle | null, generation: number): void {
     const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
     w[at + COUNT_HIGH] = 0;
     w[at + FILE] = (fd < 0 ? NO_FD : fd) | type >> 12 << FD_BITS;
-    if (fd < 0) handle!.put(w, at + HANDLE);
+    if (fd < 0) handle!.put(w, at + HANDLE, MORE_AT + slot * MORE_WORDS);
     w[at + INO_LO] = id.inoLo;
     w[at + INO_HI] = id.inoHi;
     w[at + DEV] = id.dev;
@@ -312,14 +338,20 @@ export class NodeTable {
     Atomics.store(w, at + GENERATION, generation);
   }
 
-  /** Whether a node is of that file: 1, 0, or NEEDS_HANDLE where it is not known without a handle. */
-  #is(at: number, id: Identity, handle: FileHandle | null): number {
+  #is(at: number, id: Identity): boolean {
     const w = this.#words;
-    if (w[at + INO_LO] !== (id.inoLo | 0) || w[at + INO_HI] !== (id.inoHi | 0)) return 0;
-    if (w[at + DEV] !== (id.dev | 0) || w[at + MOUNT] !== (id.mount | 0)) return 0;
+    return w[at + INO_LO] === (id.inoLo | 0) && w[at + INO_HI] === (id.inoHi | 0) && w[at + DEV] === (id.dev | 0) &&
+      w[at + MOUNT] === (id.mount | 0);
+  }
+
+  /** Whether a node is of that file: 1, 0, or NEEDS_HANDLE where it is not known without a handle. */
+  #compare(slot: number, id: Identity, handle: FileHandle | null): number {
+    const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
+    if (!this.#is(at, id)) return 0;
     if (hasFd(w[at + FILE])) return 1;
     if (handle === null) return NEEDS_HANDLE;
-    return handle.is(w, at + HANDLE) ? 1 : 0;
+    return handle.is(w, at + HANDLE, MORE_AT + slot * MORE_WORDS) ? 1 : 0;
   }
 
   /** Raises a count that is not zero, of the root in name only. False where it is zero. */

@@ -31,10 +31,11 @@ const TYPE = 0o100000;
 
 export const inode = (n: number) => ({ inoLo: n * 7919, inoHi: n, dev: 3, mount: 9 });
 
-/** A handle of 12 bytes, a different one for each number. */
-export function handleOf(n: number): FileHandle {
+/** A handle, a different one for each number: of 12 bytes, or of 40 that differ in the last ones alone. */
+export function handleOf(n: number, long = false): FileHandle {
   const handle = new FileHandle();
-  handle.get(new Int32Array([1 << 8 | 12, n, ~n, 7, 0, 0, 0, 0, 0, 0, 0]), 0);
+  if (long) handle.get(new Int32Array([1 << 8 | 40, 1, 2, 3, 4, 5, 6, 7, 8, 9, n]), 0, 7);
+  else handle.get(new Int32Array([1 << 8 | 12, n, ~n, 7, 0, 0, 0, 0, 0, 0, 0]), 0, 7);
   return handle;
 }
 

@@ -212,23 +212,30 @@ Deno.test("NodeTable is one table for two loops", () => {
 });
 
 Deno.test("NodeTable.acquire() tells files of one inode number by their handles, where no descriptor is held", () => {
-  const { nodes, retire } = table();
-  const [first, second] = [handleOf(1), handleOf(2)];
-  const old = nodes.insert(id(10), -1, S_IFREG, first);
-  assert.deepEqual([nodes.inserted, hasFd(nodes.held(old)), typeOf(nodes.held(old))], [true, false, S_IFREG]);
-  assert.deepEqual([nodes.known, nodes.holding], [1, 0]);
-  assert.equal(nodes.acquire(id(11), retire), 0, "another number is another file");
-  assert.equal(nodes.acquire(id(10), retire), NEEDS_HANDLE);
-  assert.equal(nodes.acquire(id(10), retire, first), old);
-  assert.equal(nodes.acquire(id(10), retire, second), 0);
-  assert.equal(nodes.acquire(id(10), retire, new FileHandle()), 0, "a handle that is not known is none");
-  assert.equal(nodes.insert(id(10), 20, S_IFREG), NEEDS_HANDLE);
-  assert.equal(nodes.insert(id(10), -1, S_IFREG, first), old);
-  const fresh = nodes.insert(id(10), -1, S_IFDIR, second);
-  assert.notEqual(fresh, old);
-  assert.equal(nodes.acquire(id(10), retire, first), old);
-  assert.equal(nodes.acquire(id(10), retire, second), fresh);
-  assert.equal(nodes.known, 2);
+  for (const long of [false, true]) {
+    const { nodes, retire } = table();
+    const [first, second] = [handleOf(1, long), handleOf(2, long)];
+    const old = nodes.insert(id(10), -1, S_IFREG, first);
+    assert.deepEqual([nodes.inserted, hasFd(nodes.held(old)), typeOf(nodes.held(old))], [true, false, S_IFREG]);
+    assert.deepEqual([nodes.known, nodes.holding], [1, 0]);
+    assert.equal(nodes.acquire(id(11), retire), 0, "another number is another file");
+    assert.equal(nodes.acquire(id(10), retire), NEEDS_HANDLE);
+    assert.equal(nodes.acquire(id(10), retire, first), old);
+    assert.equal(nodes.acquire(id(10), retire, second), 0);
+    assert.equal(nodes.acquire(id(10), retire, new FileHandle()), 0, "a handle that is not known is none");
+    assert.equal(nodes.insert(id(10), 20, S_IFREG), NEEDS_HANDLE);
+    assert.equal(nodes.insert(id(10), -1, S_IFREG, first), old);
+    const fresh = nodes.insert(id(10), -1, S_IFDIR, second);
+    assert.notEqual(fresh, old);
+    assert.equal(nodes.acquire(id(10), retire, first), old);
+    assert.equal(nodes.acquire(id(10), retire, second), fresh);
+    assert.equal(nodes.known, 2);
+    const copy = new FileHandle();
+    nodes.handle(fresh, copy);
+    assert.equal(nodes.acquire(id(10), retire, copy), fresh);
+    nodes.clear(() => assert.fail("no descriptor is held"));
+    assert.equal(nodes.acquire(id(10), retire, copy), 0);
+  }
 });
 
 Deno.test("NodeTable.acquire() needs no handle where a descriptor pins the inode", () => {

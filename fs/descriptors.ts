@@ -18,6 +18,8 @@ const KEPT_LOOP = 16;
 const SLACK = 32;
 /** Nodes with a descriptor, where there are handles: a struct file and a pinned inode each, about a KiB of the host's kernel. */
 const NODES_MAX = 1 << 17;
+/** The part of these that is for directories alone: every name in them that is asked for needs theirs. */
+const FOR_DIRECTORIES = 0.25;
 /** The log is told at the first part of what there is for the guest, and again only after use fell below the second. */
 const WARN_AT = 0.9;
 const CALM_AT = 0.8;
@@ -65,9 +67,10 @@ export class Descriptors {
   }
 
   /** Whether a new node is to hold a descriptor. Where it is not, and has no handle, `lastResort` says whether it may. */
-  get hold(): boolean {
+  hold(isDirectory: boolean): boolean {
     if (!this.#handles) return this.lastResort;
-    const held = this.nodes.holding < this.budget && this.used < this.most;
+    const budget = isDirectory ? this.budget : this.budget * (1 - FOR_DIRECTORIES);
+    const held = this.nodes.holding < budget && this.used < this.most;
     if (!held && !this.#told && this.config.fileHandles === "prefer") {
       this.#told = true;
       this.log.debug(`${this.nodes.holding} files are known by descriptor, more by file handle from now on`);

@@ -102,7 +102,7 @@ export class NodeFiles {
    */
   insert(fd: number, dir: number): number {
     this.taken = false;
-    let slot = this.descriptors.hold ? this.#insertHeld(fd, null) : NEEDS_HANDLE;
+    let slot = this.descriptors.hold(this.stat.type === S_IFDIR) ? this.#insertHeld(fd, null) : NEEDS_HANDLE;
     if (slot === NEEDS_HANDLE) slot = this.#insertByHandle(fd, dir);
     return slot === 0 ? -ENFILE : slot;
   }
@@ -121,7 +121,7 @@ export class NodeFiles {
     const { fileHandles } = this.config;
     if (fileHandles === "never") return -ENFILE;
     const failed = wanted.of(fd);
-    if (descriptors.hold) return this.#insertHeld(fd, wanted);
+    if (descriptors.hold(stat.type === S_IFDIR)) return this.#insertHeld(fd, wanted);
     const { mount } = stat.identity;
     if (wanted.known && this.#useMount(fd, dir, mount)) {
       const slot = nodes.insert(stat.identity, -1, stat.type, wanted);

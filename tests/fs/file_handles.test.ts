@@ -62,6 +62,10 @@ for (const base of ["/tmp", "/dev/shm"]) {
       assert.equal(new Set(nodes).size, many);
       const held = daemon.descriptors - level;
       assert.ok(held > 100 && held < LIMIT / 2, `${held} descriptors`);
+      const dir = client.mkdir(ROOT, "dir").nodeid;
+      assert.equal(daemon.descriptors, level + held + 1, "a directory may have one still");
+      assert.equal(client.rmdir(ROOT, "dir").error, 0);
+      client.forget(dir);
     }, needsRoot);
     await step("each of them is found again, and answers", () => {
       const again = each(clients, many, (one, i) => {
@@ -246,6 +250,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
         try {
           Deno.writeTextFileSync(path("mounted/file"), "text");
           const root = client.lookup(ROOT, "mounted");
+          assert.equal(second.lookup(ROOT, "mounted").nodeid, root.nodeid);
           const file = second.lookup(root.nodeid, "file");
           assert.equal(client.getattr(file.nodeid).attr.size, 4);
           const { fh } = client.open(file.nodeid);
@@ -255,7 +260,8 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
           assert.ok(!mount("umount", path("mounted")), "it is in use");
           client.forget(file.nodeid);
           assert.equal(client.getattr(root.nodeid).error, 0);
-          client.forget(root.nodeid);
+          assert.equal(client.lookup(root.nodeid, "..").nodeid, BigInt(ROOT));
+          client.forget(root.nodeid, 2);
           assert.equal(daemon.descriptors, level);
           assert.ok(mount("umount", path("mounted")), "the host can unmount it");
         } finally {

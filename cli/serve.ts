@@ -62,6 +62,13 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
     // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
     loopOf: (queue) => Math.max(0, queue - 1),
   });
+  // Before there is a socket: who sees that may end us.
+  for (const name of ["SIGTERM", "SIGINT"] as const) {
+    Deno.addSignalListener(name, () => {
+      log.info(`${name}: ending`);
+      ended.resolve(0);
+    });
+  }
   const reactor = new Reactor();
   const server = new Server({
     reactor,
@@ -71,12 +78,6 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
     ...(fd === undefined ? {} : { fd }),
     exitOnDisconnect,
   });
-  for (const name of ["SIGTERM", "SIGINT"] as const) {
-    Deno.addSignalListener(name, () => {
-      log.info(`${name}: ending`);
-      ended.resolve(0);
-    });
-  }
   log.info(`${version()} shares ${sharedDir} on ${socketPath ?? `descriptor ${fd}`}`);
   await device.prepare();
   server.serve().then(() => ended.resolve(0), (error) => {

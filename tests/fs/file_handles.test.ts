@@ -319,6 +319,37 @@ Deno.test({
 });
 
 Deno.test({
+  name: "A submount that was known before descriptors were scarce needs one more for all its files" +
+    (needsRoot && ` (skipped: ${needsRoot})`),
+  ignore: needsRoot !== "",
+  async fn() {
+    const daemon = await Daemon.start({ args: ["--rlimit-nofile", `${LIMIT}`] });
+    const mounted = daemon.path("mounted");
+    try {
+      Deno.mkdirSync(mounted);
+      makeFiles(daemon.path(), 2 * FILES);
+      const mount = new Deno.Command("mount", { args: ["-t", "tmpfs", "none", mounted] });
+      assert.ok(mount.outputSync().success);
+      makeFiles(mounted, 2 * FILES);
+      using session = daemon.session();
+      const { client } = session;
+      const { nodeid } = client.lookup(ROOT, "mounted");
+      for (let i = 0; i < 2 * FILES; i++) client.lookup(ROOT, `f${i}`);
+      const before = daemon.descriptors;
+      const files = Array.from({ length: 2 * FILES }, (_, i) => client.lookup(nodeid, `f${i}`).nodeid);
+      assert.equal(daemon.descriptors, before + 1);
+      for (const one of files) assert.equal(client.getattr(one).error, 0);
+      client.batchForget(files.map((one) => ({ nodeid: one, lookups: 1 })));
+      assert.equal(client.getattr(nodeid).error, 0);
+      assert.equal(daemon.descriptors, before);
+    } finally {
+      new Deno.Command("umount", { args: ["-l", mounted], stderr: "null" }).outputSync();
+      await daemon.stop();
+    }
+  },
+});
+
+Deno.test({
   name: "The other tests of fs hold with --inode-file-handles=mandatory" + (needsRoot && ` (skipped: ${needsRoot})`),
   ignore: needsRoot !== "" || Deno.env.has("RINGFSD_TEST_OPTIONS"),
   async fn() {

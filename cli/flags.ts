@@ -50,7 +50,7 @@ export interface Flags {
   flock: boolean;
   "preserve-noatime": boolean;
   "announce-submounts": boolean;
-  "inode-file-handles"?: "never" | "fallback" | "prefer" | "mandatory";
+  "inode-file-handles": "never" | "fallback" | "prefer" | "mandatory";
   "translate-uid"?: string[];
   "translate-gid"?: string[];
   "num-request-queues"?: number;
@@ -162,8 +162,8 @@ export const flags = {
   "inode-file-handles": {
     kind: "enum",
     values: ["never", "fallback", "prefer", "mandatory"],
-    optional: true,
-    brief: "Files are kept by descriptor whatever is said, so far; mandatory is refused",
+    default: "prefer",
+    brief: "Files are known by file handle: none, where descriptors are scarce, or all; fallback is prefer",
   },
   "translate-uid": {
     kind: "parsed",

@@ -219,12 +219,6 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
   if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
   if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
-  // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
-  if (given["inode-file-handles"] === "mandatory") {
-    throw complain(
-      "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
-    );
-  }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) throw complain(complaint);
@@ -257,6 +251,7 @@ function fileSystem(given: Flags): FsOptions {
     readdirplus: given.readdirplus,
     preserveNoatime: given["preserve-noatime"],
     announceSubmounts: given["announce-submounts"],
+    inodeFileHandles: given["inode-file-handles"] === "fallback" ? "prefer" : given["inode-file-handles"],
     posixLock: given["posix-lock"],
     flock: given.flock,
     translateUid: given["translate-uid"] ?? [],

@@ -15,7 +15,7 @@ import { version } from "./version.ts";
 const EXIT_FAILED = 1;
 /** Threads for calls that may wait, started as they are needed. */
 const HELPERS = 8;
-/** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
+/** Open files and nodes hold descriptors. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */

@@ -24,7 +24,7 @@ export class ServedShare {
    */
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(sharedDir, options.fs, pool.count);
+    this.#config = openShare(sharedDir, options.fs, pool.count, log);
     this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
     this.#device = new DeviceControl({
       id,

@@ -57,6 +57,10 @@ const lib = Deno.dlopen("libc.so.6", {
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   /** int fstatfs(int fd, struct statfs *) */
   fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
+  /** int name_to_handle_at(int dirfd, const char *path, struct file_handle *, int *mount_id, int flags) */
+  name_to_handle_at: { parameters: ["i32", "buffer", "buffer", "buffer", "i32"], result: "i32" },
+  /** int open_by_handle_at(int mount_fd, struct file_handle *, int flags) */
+  open_by_handle_at: { parameters: ["i32", "buffer", "i32"], result: "i32" },
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
   /** off_t lseek(int fd, off_t offset, int whence); the result is -1 or an offset */

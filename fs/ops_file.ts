@@ -143,9 +143,12 @@ function putFile(fs: FsService, at: number, fd: number): number {
  * HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits: `fuseFlags` are its FUSE_OPEN_*.
  */
 function openNode(fs: FsService, node: number, flags: number, fuseFlags: number): number {
-  const file = fs.nodes.file(node);
+  const file = fs.files.held(node);
+  if (file < 0) return file;
   const type = typeOf(file);
   if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : type === S_IFLNK ? -ELOOP : -ENXIO;
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
   // Not to wait for the holder of a lease, fcntl(2).
   const wanted = hostFlags(fs, flags);
   const bare = (fuseFlags & wire.FUSE_OPEN_KILL_SUIDGID) !== 0 && fs.credentials.clearBits();
@@ -170,9 +173,10 @@ export function create(fs: FsService): number {
   const mode = in32[ARG + (fuse_create_in.mode >> 2)];
   // Exclusively, so that what is opened is ours: a FIFO or a symlink of that name would wait or lead away.
   const wanted = hostFlags(fs, flags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const behind = fs.nameEnd(ARG_BYTE + fuse_create_in.sizeof) + 1;
-  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)]);
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)], true);
   if (dressed < 0) return dressed;
   let fd = libc.openat(dirFd, name, wanted, mode);
   if (fd < 0) fd = -errno();

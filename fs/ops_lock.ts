@@ -18,6 +18,7 @@ import {
 } from "../ffi/stat_layout.ts";
 import { ARG, BODY } from "./entry.ts";
 import { KIND_DIR, KIND_FILE } from "./handles.ts";
+import { fdOf, typeOf } from "./nodes.ts";
 import { duplicate } from "./ops_file.ts";
 import { type FsService, WAITS_LOCK } from "./service.ts";
 import { fuse_file_lock, FUSE_LK_FLOCK, fuse_lk_in, fuse_lk_out } from "./wire.ts";
@@ -40,9 +41,14 @@ function ownerFd(fs: FsService, make: boolean): number {
   const generation = fs.nodes.generation(fs.node);
   const known = fs.locks.fd(fs.node, generation, in32[OWNER], in32[OWNER + 1]);
   if (known >= 0 || !make) return known >= 0 ? known : -EBADF;
-  if (fs.nodes.type(fs.node) !== S_IFREG) return -EISDIR;
-  let fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDWR);
-  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY);
+  const file = fs.files.held(fs.node);
+  if (file < 0) return file;
+  if (typeOf(file) !== S_IFREG) return -EISDIR;
+  const nodeFd = fdOf(file);
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
+  let fd = fs.proc.open(nodeFd, O_RDWR);
+  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(nodeFd, O_RDONLY);
   if (fd < 0) return fd;
   const kept = fs.locks.insert(fs.node, generation, in32[OWNER], in32[OWNER + 1], fd, in32[FH]);
   if (kept !== fd) libc.close(fd);

@@ -41,11 +41,12 @@ export function tmpfile(fs: FsService): number {
   const { in32 } = fs.requests;
   const flags = in32[ARG + (fuse_create_in.flags >> 2)];
   const mode = in32[ARG + (fuse_create_in.mode >> 2)];
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   // The client gives it a name that is none.
   const behind = fs.requests.in.indexOf(0, fuse_in_header.sizeof + fuse_create_in.sizeof) + 1;
   if (behind === 0 || behind > fs.len) return -EINVAL;
-  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)]);
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)], true);
   if (dressed < 0) return dressed;
   // O_EXCL means here that the file shall never get a name.
   let fd = libc.openat(dirFd, dot, hostFlags(fs, flags) | (flags & O_EXCL) | O_TMPFILE | O_CLOEXEC, mode);
@@ -96,7 +97,9 @@ function copy(fs: FsService, slot: number, waits: number): number {
 }
 
 export function syncfs(fs: FsService, slot: number): number {
-  const fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY | O_DIRECTORY);
+  const nodeFd = fs.nodeFd(fs.node);
+  if (nodeFd < 0) return nodeFd;
+  const fd = fs.proc.open(nodeFd, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fd;
   fs.loop.calls.make(slot, SYS.syncfs, fd);
   return fs.laterOn(slot, WAITS_SYNC, fd, -1);
@@ -104,11 +107,14 @@ export function syncfs(fs: FsService, slot: number): number {
 
 export function statx(fs: FsService): number {
   const { in32, out32 } = fs.requests;
-  let fd = fs.nodes.fd(fs.node);
+  let fd = 0;
   if (in32[ARG + (fuse_statx_in.getattr_flags >> 2)] & FUSE_GETATTR_FH) {
     const at = ARG + (fuse_statx_in.fh >> 2);
     fd = fs.handles.fd(in32[at], in32[at + 1], KIND_FILE);
     if (fd < 0) return -EBADF;
+  } else {
+    fd = fs.nodeFd(fs.node);
+    if (fd < 0) return fd;
   }
   const failed = fs.stat.all(fd, in32[ARG + (fuse_statx_in.sx_mask >> 2)]);
   if (failed < 0) return failed;

@@ -13,7 +13,9 @@ import { Credentials } from "./credentials.ts";
 import { Descriptors } from "./descriptors.ts";
 import { HandleTable } from "./handles.ts";
 import { LockTable } from "./locks.ts";
-import { NodeTable } from "./nodes.ts";
+import { MountTable } from "./mounts.ts";
+import { NodeFiles } from "./node_files.ts";
+import { fdOf, NodeTable } from "./nodes.ts";
 import { Extensions } from "./creation.ts";
 import { createIds, type Ids } from "./idmap.ts";
 import { opcodes, type Operation } from "./opcodes.ts";
@@ -63,6 +65,8 @@ export class FsService implements Service {
   readonly nodes: NodeTable;
   readonly handles: HandleTable;
   readonly locks: LockTable;
+  readonly mounts: MountTable;
+  readonly files: NodeFiles;
   readonly stat: StatBuffer;
   /** Translation of users and groups, of attribute names; the name that security.capability is given. Null where there is none. */
   readonly ids: Ids | null;
@@ -87,8 +91,11 @@ export class FsService implements Service {
   /** With DATA: how many bytes. */
   dataBytes = 0;
 
-  /** Closes a descriptor that was taken out of a shared table. */
-  readonly retire = (fd: number): void => this.loop.grace.retire(fd);
+  /** Closes a descriptor that was taken out of a shared table; -1: that of a mount, if a node less leaves it without any. */
+  readonly retire = (fd: number, mount = 0): void => {
+    if (fd < 0) fd = this.mounts.release(mount);
+    if (fd >= 0) this.loop.grace.retire(fd);
+  };
 
   readonly #operations: readonly (Operation | undefined)[];
   // Per slot: the request's unique, and what it waits for.
@@ -123,8 +130,10 @@ export class FsService implements Service {
     this.nodes = new NodeTable(config.nodes);
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
-    this.descriptors = new Descriptors(config.descriptors, this.nodes, this.handles, this.locks, loop.log);
+    this.mounts = new MountTable(config.mounts, config.mount, config.mountFd);
+    this.descriptors = new Descriptors(config, this.nodes, this.handles, this.locks, this.mounts, loop.log);
     this.proc = new ProcPath(config.procFd);
+    this.files = new NodeFiles(config, this.nodes, this.mounts, this.descriptors, this.stat, this.proc, this.retire);
     if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);
     this.openMask = openMask(options);
@@ -174,9 +183,16 @@ export class FsService implements Service {
     } catch (fault) {
       result = this.#faulted(op.name, fault as Error);
     }
+    if (this.files.opened) this.files.close();
     if (result === DATA) return this.#replyData(slot, this.dataBytes);
     if (result === LATER) return PENDING;
     return result === NO_REPLY ? 0 : this.reply(slot, result);
+  }
+
+  /** The O_PATH descriptor of a node, or -errno. It may be gone when the handler has returned. */
+  nodeFd(slot: number): number {
+    const file = this.files.held(slot);
+    return file < 0 ? file : fdOf(file);
   }
 
   /** A fault of our own costs the guest that one request, and leaves the thread as it should be. */
@@ -236,6 +252,7 @@ export class FsService implements Service {
     this.handles.clear(closeNow);
     this.locks.clear(closeNow);
     this.nodes.clear(closeNow);
+    this.mounts.clear(closeNow);
     this.session.forget();
     this.#epoch = this.session.epoch;
   }

@@ -77,6 +77,10 @@ const configurations: Configuration[] = [
     choice: "--without=readdir,names,locks",
   },
   {
+    name: "file handles",
+    options: ["--inode-file-handles", "mandatory", "--cache", "auto", "--xattr", "--posix-acl"],
+  },
+  {
     name: "remote locks",
     options: ["--cache", "auto", "--posix-lock", "--flock"],
     choice: "--only=locks,append,io,unlink",

@@ -8,6 +8,7 @@ import { GuestMemory } from "../../bench/guest_memory.ts";
 import { defaultOptions } from "../../fs/config.ts";
 import { openShare } from "../../fs/share.ts";
 import { DeviceControl } from "../../vq/control.ts";
+import { silent } from "../../vq/log.ts";
 import { LoopPool } from "../../vq/pool.ts";
 import { countLocksIn, lock, lockCounts, lockCountsBytes, unlock } from "../../vq/spin.ts";
 import { Daemon } from "./daemon.ts";
@@ -116,7 +117,7 @@ Deno.test("two loops take no lock for READ, WRITE, GETATTR and LOOKUP of what is
     queueCount: 2,
     features: 0n,
     config: new Uint8Array(0),
-    service: openShare(dir, defaultOptions, 2),
+    service: openShare(dir, defaultOptions, 2, silent),
     loopOf: (queue) => queue,
   });
   const memory = GuestMemory.create(256 << 20);

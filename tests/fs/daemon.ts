@@ -5,6 +5,11 @@ import { Session, type SessionOptions } from "../../bench/session.ts";
 const main = new URL("../../main.ts", import.meta.url).pathname;
 const START_MS = 10_000;
 const STOP_MS = 5000;
+/** Options for every daemon, so that these tests can be run with others. */
+const more = (Deno.env.get("RINGFSD_TEST_OPTIONS") ?? "").split(" ").filter((word) => word !== "");
+
+/** Why a step cannot run that needs nodes to hold descriptors, or "". */
+export const byHandle = more.includes("--inode-file-handles=mandatory") ? "nodes have file handles" : "";
 
 export interface DaemonOptions {
   /** Where its directories are made: the kind of file system matters to some tests. */
@@ -34,7 +39,7 @@ export class Daemon {
     Deno.chmodSync(`${dir}/share`, 0o755);
     const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, "--sandbox", "none"];
     const child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...args],
+      args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
       stdin: "null",
       stdout: "null",
       stderr: "piped",

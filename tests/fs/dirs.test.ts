@@ -7,7 +7,7 @@ import * as op from "../../bench/fuse_opcodes.ts";
 import { EBADF, EINVAL, ENOENT, ENOTDIR } from "../../ffi/errno.ts";
 import { DT_DIR, DT_FIFO, DT_LNK, DT_REG, S_IFIFO } from "../../ffi/stat_layout.ts";
 import { direntplusSize, direntSize } from "../../fs/wire.ts";
-import { withDaemon } from "./daemon.ts";
+import { byHandle, withDaemon } from "./daemon.ts";
 import { assertAttr, hostStat } from "./host_stat.ts";
 
 const ROOT = 1;
@@ -81,7 +81,7 @@ withDaemon("Directories", { session: { memory: 128 << 20 } }, async (daemon, { c
     await daemon.descriptorsAre(before);
     assert.equal(client.getattr(given[0]).error, -ENOENT);
     assert.equal(client.getattr(given[MANY - 1]).error, -ENOENT);
-  });
+  }, byHandle);
   await step("READDIR of 3,000 entries, in pieces of any size", () => {
     for (const size of [48, 100, 1000, 4096, 65536, 1 << 20]) {
       const { error, entries } = client.list(many, false, size);

@@ -180,7 +180,7 @@ withDaemon("Set-user-ID bits with HANDLE_KILLPRIV_V2", killpriv, async (daemon, 
   });
 });
 
-const few = { args: ["--rlimit-nofile", "1000"] };
+const few = { args: ["--rlimit-nofile", "1000", "--inode-file-handles", "never"] };
 withDaemon("Few descriptors", few, async (daemon, { client }, step) => {
   await step(
     "a creation that would find none for its node is refused before the name is made, and goes on after FORGET",

@@ -73,6 +73,16 @@ export class Daemon {
     return [...this.descriptors().values()].reduce((sum, count) => sum + count, 0);
   }
 
+  /** Bytes that each of the daemon's threads has read so far, by any call (rchar in proc_pid_io(5)). */
+  bytesRead(): Map<string, number> {
+    const threads = new Map<string, number>();
+    for (const { name } of Deno.readDirSync(`/proc/${this.#process.pid}/task`)) {
+      const counters = Deno.readTextFileSync(`/proc/${this.#process.pid}/task/${name}/io`);
+      threads.set(name, Number(/^rchar: (\d+)$/m.exec(counters)![1]));
+    }
+    return threads;
+  }
+
   /** Ends the daemon: by SIGTERM, and when that has not done in 10 s, by force. Says which. */
   async stop(): Promise<"politely" | "by force"> {
     let how: "politely" | "by force" = "politely";

@@ -52,6 +52,10 @@ export class Daemon {
     return daemon;
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   get running(): boolean {
     return !this.#ended;
   }

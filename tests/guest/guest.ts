@@ -100,6 +100,11 @@ export class Guest {
     return guest;
   }
 
+  /** Of the guest's machine: boot.sh has become it. */
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   async #ready(): Promise<void> {
     const wanted = ++this.#boots;
     await this.#until("the guest's boot", () => this.console.text.split("@ringfsd ready").length > wanted, 90_000);

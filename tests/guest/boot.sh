@@ -85,7 +85,7 @@ case $kind in
       -kernel "$parts/kernel" -initrd "$initrd"
       -append "console=ttyS0 quiet loglevel=$loglevel panic=1 mitigations=off nokaslr random.trust_cpu=on")
     # QEMU 7.2 emulates cmpxchg16b with flags that may be stale, which newer kernels' allocator does not survive for long.
-    [ "$kind" = tcg ] && arguments+=(-cpu max,-cx16) || arguments+=(-cpu host)
+    [ "$kind" = tcg ] && arguments+=(-cpu "max,-cx16") || arguments+=(-cpu host)
     [ -n "$reboot" ] || arguments+=(-no-reboot)
     # signal=off leaves ^C to the guest; a person may also want QEMU's own keys (^A x ends it).
     if [ "$mode" = shell ]; then

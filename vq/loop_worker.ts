@@ -72,9 +72,9 @@ class Member {
       info: say("info"),
       debug: init.debug ? say("debug") : () => {},
     };
-    const { index, controlFd, bellFds, grace, pollMaxUs } = init;
+    const { index, controlFd, bellFds, grace, pollMaxUs, ringFlags } = init;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log);
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, log, ringFlags);
   }
 
   answer(id: number, request: LoopRequest): LoopAnswer {

@@ -16,6 +16,8 @@ export interface LoopInit {
   calls: CallsInit;
   pollMaxUs: number;
   debug: boolean;
+  /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags: readonly number[] | undefined;
 }
 
 /** A queue to start, its rings' places checked and turned into window offsets. */

@@ -22,6 +22,8 @@ export interface PoolOptions {
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
   debug: boolean;
+  /** Sets of IORING_SETUP_* that the loops try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags?: readonly number[];
   log: Log;
   spawn: (index: number) => LoopThread;
   /** A loop met a fault of our own and has ended. */
@@ -57,8 +59,9 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { pollMaxUs, debug } = options;
-    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
+    const { pollMaxUs, debug, ringFlags } = options;
+    const { controlFd } = this;
+    const init = { index, controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 

@@ -115,6 +115,8 @@ class Shared {
 export class Calls {
   readonly #shared: Shared;
   readonly #loop: number;
+  /** `offer` has asked for a helper, and none has come since. */
+  #asked = false;
 
   /** `wantHelper` is called when no helper waits for a call that was queued. */
   constructor(init: CallsInit, loop: number, readonly wantHelper: () => void) {
@@ -144,13 +146,16 @@ export class Calls {
     const { words, init } = this.#shared;
     for (let waiting = Atomics.load(words, WAITING);;) {
       if (waiting <= 0) {
-        this.wantHelper();
+        // One at a time: it takes a while to start.
+        if (!this.#asked) this.wantHelper();
+        this.#asked = true;
         return false;
       }
       const found = Atomics.compareExchange(words, WAITING, waiting, waiting - 1);
       if (found === waiting) break;
       waiting = found;
     }
+    this.#asked = false;
     this.#put(slot, number, args);
     signal(init.semaphore);
     return true;

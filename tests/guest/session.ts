@@ -8,7 +8,7 @@ import { Session } from "../../bench/session.ts";
 
 const MIB = 1 << 20;
 const [socket, folder] = Deno.args;
-const session = Session.open(socket, { requestQueues: 2, memory: 16 * MIB });
+const session = Session.open(socket, { memory: 16 * MIB });
 try {
   const { client } = session;
   const data = Uint8Array.from({ length: 65536 }, (_, i) => i % 251);

@@ -114,6 +114,8 @@ const lib = Deno.dlopen("libc.so.6", {
   // --- waiting
   epoll_create1: { parameters: ["i32"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  /** int epoll_wait(int epfd, struct epoll_event *, int maxevents, int timeout), in milliseconds */
+  epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
   /** On a thread of Deno's pool, so that the event loop goes on; errno is lost. */
   epollWaitAsync: { name: "epoll_wait", parameters: ["i32", "buffer", "i32", "i32"], result: "i32", nonblocking: true },
   /** int poll(struct pollfd *, nfds_t, int timeout) */

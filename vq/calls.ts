@@ -131,6 +131,8 @@ class Shared {
 export class Calls {
   readonly #shared: Shared;
   readonly #loop: number;
+  /** `offer` has asked for a helper, and none has come since. */
+  #asked = false;
 
   /** `wantHelper` is called when no helper waits for a call that was queued; `bell` is the loop's own eventfd. */
   constructor(init: CallsInit, loop: number, readonly wantHelper: () => void, readonly bell: number) {
@@ -149,7 +151,33 @@ export class Calls {
   }
 
   /** Has a helper make a system call for a slot. The loop gets the slot from `take` when it is done. */
-  make(slot: number, number: number, ...args: number[]): void {
+  make(slot: number, number: number, ...args: (number | bigint)[]): void {
+    this.#put(slot, number, args);
+    if (Atomics.sub(this.#shared.words, WAITING, 1) <= 0) this.wantHelper();
+    signal(this.#shared.init.semaphore);
+  }
+
+  /** The same, but only where a helper waits for a call now. False where none does: nothing is done, and one more helper asked for. */
+  offer(slot: number, number: number, ...args: (number | bigint)[]): boolean {
+    const { words, init } = this.#shared;
+    for (let waiting = Atomics.load(words, WAITING);;) {
+      if (waiting <= 0) {
+        // One at a time: it takes a while to start.
+        if (!this.#asked) this.wantHelper();
+        this.#asked = true;
+        return false;
+      }
+      const found = Atomics.compareExchange(words, WAITING, waiting, waiting - 1);
+      if (found === waiting) break;
+      waiting = found;
+    }
+    this.#asked = false;
+    this.#put(slot, number, args);
+    signal(init.semaphore);
+    return true;
+  }
+
+  #put(slot: number, number: number, args: (number | bigint)[]): void {
     const { words, longs } = this.#shared;
     const call = this.#call(slot);
     const at = this.#shared.at(call);
@@ -158,8 +186,6 @@ export class Calls {
     words[at / 4 + THREAD] = 0;
     Atomics.store(words, at / 4 + STATE, QUEUED);
     this.#shared.put(this.#shared.queue(), this.#shared.init.loops * SLOTS, call);
-    if (Atomics.sub(words, WAITING, 1) <= 0) this.wantHelper();
-    signal(this.#shared.init.semaphore);
   }
 
   /** The next slot whose call is done, or -1. */

@@ -1,5 +1,5 @@
 /**
- * One loop: a thread with its own io_uring that serves a set of virtqueues. It takes chains, hands them to their device's
+ * One loop: a thread with its own io_uring (or what stands for it, ffi/plain_ring.ts) that serves a set of virtqueues. It takes chains, hands them to their device's
  * service, collects completions, publishes what is finished once a batch, and sleeps in io_uring_enter when there is nothing
  * to do. It returns to its caller only when the control eventfd was written: then messages wait.
  */
@@ -8,7 +8,8 @@ import { signal } from "../ffi/eventfd.ts";
 import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
-import { Ring } from "../ffi/uring.ts";
+import type { PlainRing } from "../ffi/plain_ring.ts";
+import { type LoopRing, openRing } from "../ffi/ring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
 import { Grace } from "./grace.ts";
@@ -54,7 +55,7 @@ const LOOK_AGAIN_US = 500;
 const STOP_PATIENCE_US = 2_000_000;
 
 export class Loop {
-  readonly ring: Ring;
+  readonly ring: LoopRing;
   readonly requests = new Requests();
   readonly devices = new Map<number, LoopDevice>();
   /** Written by others to make a service's `bell` be called on this loop. */
@@ -78,6 +79,8 @@ export class Loop {
   #patienceUs = 0;
   /** Queues without a kick eventfd. */
   #kickless = 0;
+  /** The ring, where there is no io_uring: helpers make its calls that may wait. */
+  readonly #plain: PlainRing | null;
 
   constructor(
     readonly index: number,
@@ -90,13 +93,31 @@ export class Loop {
     /** CPUs that this loop and its ring's workers may use. */
     cpus: number,
     readonly log: Log,
+    /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
+    ringFlags?: readonly number[],
   ) {
     this.#controlFd = controlFd;
     this.grace = new Grace(grace, index);
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
-    this.spare = new Spare(cpus);
-    this.ring = Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES });
+    const opened = openRing({
+      entries: RING_ENTRIES,
+      cqEntries: CQ_ENTRIES,
+      flags: ringFlags,
+      helper: {
+        offer: (slot, about, ...call) => about === ABOUT_REQUEST && calls.offer(slot, ...call),
+        cancel: (slot, about) => about === ABOUT_REQUEST && calls.cancel(slot),
+      },
+    });
+    this.ring = opened.ring;
+    this.#plain = opened.plain;
+    // Workers that copy aside are io_uring's.
+    this.spare = new Spare(opened.plain === null ? cpus : 1);
+    if (opened.plain !== null) {
+      // Once for the process, unless it may be so for one thread only.
+      const say = index === 0 || opened.perThread ? log.warn : log.debug;
+      say(`io_uring is not available, reads and writes are plain calls, which is slower (${opened.reason})`);
+    } else log.debug(`io_uring with flags 0x${opened.ring.flags.toString(16)}, loop ${index}`);
     this.#watch(controlFd, ABOUT_CONTROL, 0);
     this.#watch(bellFd, ABOUT_BELL, 0);
   }
@@ -274,6 +295,11 @@ export class Loop {
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
       if (queue.stopping || queue.ring.broken) continue;
+      // A handler finds room for its SQE: it could not wait for it where completions overflow (EBUSY), which only #reap takes.
+      if (this.ring.sq_space_left() < BATCH) {
+        this.#enter(0);
+        if (this.ring.sq_space_left() < BATCH) return taken;
+      }
       const waiting = queue.ring.available();
       if (waiting > 0) {
         queue.idle = 0;
@@ -384,6 +410,7 @@ export class Loop {
   #takeCalls(): void {
     for (let slot = this.calls.take(); slot >= 0; slot = this.calls.take()) {
       if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((other) => other !== slot);
+      if (this.#plain !== null) this.#plain.ended(slot, ABOUT_REQUEST);
       const written = this.requests.queue[slot]!.device.service.complete(slot, this.calls.result(slot));
       if (written !== PENDING) this.finish(slot, written);
     }

@@ -76,12 +76,12 @@ class Member {
       info: say("info"),
       debug: init.debug ? say("debug") : () => {},
     };
-    const { index, controlFd, bellFds, grace, locks, pollMaxUs, placement } = init;
+    const { index, controlFd, bellFds, grace, locks, pollMaxUs, placement, ringFlags } = init;
     placeThread(placement);
     countLocksIn(locks, index);
     const cpus = (placement.workers ?? allowedCpus()).length;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log);
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log, ringFlags);
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);
   }

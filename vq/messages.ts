@@ -20,6 +20,8 @@ export interface LoopInit {
   pollMaxUs: number;
   placement: Placement;
   debug: boolean;
+  /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags: readonly number[] | undefined;
 }
 
 /** A queue to start, its rings' places checked and turned into window offsets. */

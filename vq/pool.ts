@@ -26,6 +26,8 @@ export interface PoolOptions {
   /** Where each loop runs; as the process where it is left out. */
   placements?: readonly Placement[];
   debug: boolean;
+  /** Sets of IORING_SETUP_* that the loops try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags?: readonly number[];
   log: Log;
   spawn: (index: number) => LoopThread;
   /** A loop met a fault of our own and has ended. */
@@ -64,10 +66,10 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { pollMaxUs, placements, debug } = options;
+    const { pollMaxUs, placements, debug, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
     const shared = { bellFds, posted: this.#posted, grace, locks, calls };
-    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug };
+    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 

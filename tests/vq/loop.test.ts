@@ -458,9 +458,10 @@ Deno.test("bell() is called on the loop that was rung, from whichever", async ()
   const [first, second] = bed.traffic;
   for (const [waiting, ringing, loop] of [[first, second, 0], [second, first, 1], [first, second, 0]] as const) {
     const bells = bed.count("bells", 1 - loop);
+    const handled = bed.count("handled", loop);
     waiting.send(OP.WAIT);
     waiting.send(OP.WAIT);
-    await until(() => bed.count("handled", loop) % 2 === 0, "both were taken");
+    await until(() => bed.count("handled", loop) === handled + 2, "both were taken");
     roundTrips(ringing, 1, OP.ECHO);
     ringing.send(OP.RING, loop);
     await ringing.done();

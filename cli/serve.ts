@@ -3,7 +3,7 @@ import { Reactor } from "../ffi/reactor.ts";
 import { ignoreSignal, SIGXFSZ } from "../ffi/interrupt.ts";
 import { libc } from "../ffi/libc.ts";
 import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
-import { configSpace, openShare } from "../fs/share.ts";
+import { configSpace, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
@@ -13,8 +13,8 @@ import type { Options } from "./options.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
-/** Threads for calls that may wait, started as they are needed. */
-const HELPERS = 8;
+/** Threads for calls and requests that may wait, started as they are needed. */
+const HELPERS = 16;
 /** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
 
@@ -59,6 +59,7 @@ async function serveDevice(options: Options, spawn: () => LoopThread, log: Log):
     features: 0n,
     config: tag === undefined ? new Uint8Array(0) : configSpace(tag, numRequestQueues),
     service,
+    helpers: helpersAtStart(service.kind),
     // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
     loopOf: (queue) => Math.max(0, queue - 1),
   });

@@ -19,6 +19,8 @@ export const SYS = {
   copy_file_range: x86 ? 326 : 285,
   getdents64: x86 ? 217 : 61,
   renameat2: x86 ? 316 : 276,
+  rt_sigprocmask: x86 ? 14 : 135,
+  openat2: 437,
   io_uring_setup: 425,
   io_uring_enter: 426,
   io_uring_register: 427,

@@ -1,11 +1,13 @@
 /** From names to nodes, and from nodes to the entries of a reply. */
 import { O_CLOEXEC, O_NOFOLLOW, O_PATH } from "../ffi/arch.ts";
-import { ENFILE, ENOENT } from "../ffi/errno.ts";
+import { EAGAIN, ENFILE, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { S_IFDIR } from "../ffi/stat_layout.ts";
 import type { NodeTable } from "./nodes.ts";
 import { ROOT } from "./nodes.ts";
+import { ELSEWHERE } from "./results.ts";
 import type { FsService } from "./service.ts";
+import { openCached } from "./where.ts";
 import {
   fuse_attr,
   FUSE_ATTR_SUBMOUNT,
@@ -51,6 +53,18 @@ export function lookupName(fs: FsService, dir: number, name: Uint8Array<ArrayBuf
   if (known > 0) return known;
   const fd = libc.openat(dirFd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
   return fd < 0 ? -errno() : adopt(fs, fd);
+}
+
+/** The same, and answers with the entry, where no disk is needed for that: else ELSEWHERE. */
+export function answerCached(fs: FsService, dir: number, name: Uint8Array<ArrayBuffer>): number {
+  if (isDotDot(name)) return answerEntry(fs, dir, name);
+  const fd = openCached(fs.nodes.fd(dir), name);
+  if (fd < 0) return fd === -EAGAIN ? ELSEWHERE : fd;
+  const failed = fs.stat.of(fd);
+  const known = failed < 0 ? failed : fs.nodes.acquire(fs.stat.identity, fs.retire);
+  if (known !== 0) libc.close(fd);
+  const slot = known === 0 ? adopt(fs, fd) : known;
+  return slot < 0 ? slot : putEntry(fs, BODY, slot);
 }
 
 function lookupParent(fs: FsService, dir: number): number {

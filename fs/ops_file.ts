@@ -39,7 +39,7 @@ import { fdOf, typeOf } from "./nodes.ts";
 import { MAX_SEGMENTS } from "../vq/requests.ts";
 import { dropOwner } from "./ops_lock.ts";
 import { dropMappedCapability } from "./ops_xattr.ts";
-import { DATA } from "./results.ts";
+import { DATA, ELSEWHERE } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
 import * as wire from "./wire.ts";
 import {
@@ -246,7 +246,7 @@ export function read(fs: FsService, slot: number): number {
   const failed = errno();
   if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
   if (failed !== EOPNOTSUPP) return -failed;
-  const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
+  const memory = !fs.remote && MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
   fs.handles.setReading(fh, memory ? READ_PLAIN : READ_ON_RING);
   return memory ? read(fs, slot) : readLater(fs, slot, fd, count);
 }
@@ -276,9 +276,13 @@ export function write(fs: FsService, slot: number): number {
   if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
   const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
-  if (fs.capability !== null) dropMappedCapability(fs, fd);
   const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;
-  if ((fs.writes.throttled || direct) && !kill) return writeLater(fs, slot, fd, count);
+  const synced = fs.elsewhere && (in32[WRITE_OPEN_FLAGS] & O_SYNC) !== 0;
+  const waits = !fs.isHelper && (fs.remote || direct || synced || fs.writes.throttled);
+  // The ring's workers act as us, and know of no attribute map.
+  if (waits && fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
+  if (fs.capability !== null) dropMappedCapability(fs, fd);
+  if (waits && !kill) return writeLater(fs, slot, fd, count);
   offset32[0] = in32[WRITE_OFFSET];
   offset32[1] = in32[WRITE_OFFSET + 1];
   const bare = kill && fs.credentials.clearBits();
@@ -288,7 +292,7 @@ export function write(fs: FsService, slot: number): number {
   fs.writes.after();
   if (bare) fs.credentials.keepBits();
   if (n < 0) {
-    return failed === EINTR ? writeLater(fs, slot, fd, count) : -failed;
+    return failed === EINTR && !fs.isHelper ? writeLater(fs, slot, fd, count) : -failed;
   }
   out32[BODY] = n;
   out32[BODY + 1] = 0;
@@ -386,14 +390,16 @@ export function syncLater(fs: FsService, slot: number, fd: number): number {
 export function fallocate(fs: FsService, slot: number): number {
   const fd = fileFd(fs, fuse_fallocate_in.fh);
   if (fd < 0) return -EBADF;
+  const kill = (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2) !== 0 && fs.uid !== 0;
+  if (fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
   dropMappedCapability(fs, fd);
   const { in32 } = fs.requests;
   const word = (at: number) => in32[ARG + (at >> 2)];
   const { offset, length, mode } = fuse_fallocate_in;
-  if (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2 && fs.uid !== 0) {
+  if (kill || fs.isHelper) {
     // The request cannot say so, but an ordinary user's clears set-user-ID bits. By a plain call, for the ring's workers act as us.
     long32[0] = word(offset), long32[1] = word(offset + 4), long32[2] = word(length), long32[3] = word(length + 4);
-    const bare = fs.credentials.clearBits();
+    const bare = kill && fs.credentials.clearBits();
     const failed = libc.fallocate(fd, word(mode) | 0, long64[0], long64[1]) < 0 ? -errno() : 0;
     if (bare) fs.credentials.keepBits();
     return failed;

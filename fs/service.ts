@@ -1,12 +1,12 @@
 /**
- * The file system on one loop: takes a FUSE request out of its slot, finds its handler in the opcode table, and sends the reply.
+ * The file system on one loop or helper: takes a FUSE request out of its slot, finds its handler in the opcode table, and sends the reply.
  * Request code returns a length or -errno; nothing here throws.
  */
 import { E2BIG, EBUSY, ECANCELED, EINTR, EINVAL, EIO, ENOENT, ENOSYS } from "../ffi/errno.ts";
 import { signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import type { Loop } from "../vq/loop.ts";
-import { type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
+import { type Host, type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
 import { IN_BYTES, type Requests, SLOTS } from "../vq/requests.ts";
 import { type FsConfig, timeoutSeconds } from "./config.ts";
 import { Credentials } from "./credentials.ts";
@@ -16,14 +16,26 @@ import { LockTable } from "./locks.ts";
 import { NodeTable } from "./nodes.ts";
 import { Extensions } from "./creation.ts";
 import { createIds, type Ids } from "./idmap.ts";
-import { opcodes, type Operation } from "./opcodes.ts";
+import { opcodes, type Operation, refused } from "./opcodes.ts";
 import { openMask } from "./ops_file.ts";
 import { mappedCapability } from "./ops_xattr.ts";
 import { ProcPath } from "./proc_path.ts";
 import { readOnlyOperations } from "./readonly.ts";
-import { DATA, LATER, NO_REPLY } from "./results.ts";
+import { DATA, ELSEWHERE, LATER, NO_REPLY } from "./results.ts";
 import { Session, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import {
+  AWAY,
+  AWAY_LOCK,
+  canOpenCached,
+  KIND_LOCAL,
+  KIND_MEMORY,
+  KIND_REMOTE,
+  ON_LOOP,
+  TIMED_EVERY,
+  waysOf,
+  WHEN_QUIET,
+} from "./where.ts";
 import { WriteWatch } from "./write_watch.ts";
 import { XattrMap } from "./xattrmap.ts";
 import { fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
@@ -54,6 +66,9 @@ export const WAITS_LOCK = 4;
 export const WAITS_COPY = 5;
 export const WAITS_COPY_64 = 6;
 export const WAITS_SYNC = 7;
+/** And for a helper that serves the request: any, or one that waits for a lock. */
+export const WAITS_AWAY = 8;
+export const WAITS_AWAY_LOCK = 9;
 
 export class FsService implements Service {
   readonly requests: Requests;
@@ -74,6 +89,13 @@ export class FsService implements Service {
   readonly credentials: Credentials;
   readonly descriptors: Descriptors;
   readonly writes = new WriteWatch();
+  /** The thread is a helper, and serves what it was given to the end, by plain calls that wait: it has no ring, and no `loop`. */
+  readonly isHelper: boolean;
+  /** This is a loop, and requests that would wait can be served elsewhere; they do on a remote file system. */
+  readonly elsewhere: boolean;
+  readonly remote: boolean;
+  /** This is a loop, and LOOKUP can tell beforehand whether it would wait. */
+  readonly asksCached: boolean;
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
   /** Flags of open(2) that the guest's may have. */
@@ -86,9 +108,13 @@ export class FsService implements Service {
   dataBytes = 0;
 
   /** Closes a descriptor that was taken out of a shared table. */
-  readonly retire = (fd: number): void => this.loop.grace.retire(fd);
+  readonly retire = (fd: number): void => this.host.grace.retire(fd);
+  readonly loop: Loop;
 
   readonly #operations: readonly (Operation | undefined)[];
+  /** By opcode, what this thread does with a request: see where.ts. */
+  readonly #ways: Uint8Array;
+  readonly #metadata = new WriteWatch(TIMED_EVERY);
   // Per slot: the request's unique, and what it waits for.
   readonly #uniqueLo = new Uint32Array(SLOTS);
   readonly #uniqueHi = new Uint32Array(SLOTS);
@@ -105,23 +131,31 @@ export class FsService implements Service {
 
   constructor(
     readonly config: FsConfig,
-    readonly loop: Loop,
+    readonly host: Host,
     readonly device: LoopDevice,
     readonly bellFds: readonly number[],
   ) {
     const { options } = config;
-    this.requests = loop.requests;
-    this.body = loop.requests.out.subarray(OUT_HEADER);
+    this.isHelper = host.isHelper;
+    this.loop = host as Loop;
+    this.requests = host.requests;
+    this.body = host.requests.out.subarray(OUT_HEADER);
     this.ids = createIds(options.translateUid, options.translateGid);
     this.stat = new StatBuffer(this.ids);
     this.xattrMap = options.xattrMap === "" ? null : new XattrMap(options.xattrMap);
     this.capability = mappedCapability(this.xattrMap);
-    this.#operations = options.readonly ? readOnlyOperations(opcodes) : opcodes;
-    this.session = new Session(config.session, config.loops, loop.index);
+    const operations = options.readonly ? readOnlyOperations(opcodes) : opcodes;
+    this.#operations = this.isHelper ? operations.map((op) => op && op.waits !== "nothing" ? op : refused) : operations;
+    const kind = this.isHelper ? KIND_MEMORY : config.kind;
+    this.elsewhere = kind !== KIND_MEMORY;
+    this.remote = kind === KIND_REMOTE;
+    this.asksCached = kind === KIND_LOCAL && canOpenCached(config.rootFd);
+    this.#ways = waysOf(kind, operations, this.asksCached);
+    this.session = new Session(config.session, config.loops, host.index);
     this.nodes = new NodeTable(config.nodes);
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
-    this.descriptors = new Descriptors(config.descriptors, this.nodes, this.handles, this.locks, loop.log);
+    this.descriptors = new Descriptors(config.descriptors, this.nodes, this.handles, this.locks, host.log);
     this.proc = new ProcPath(config.procFd);
     if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);
@@ -148,7 +182,8 @@ export class FsService implements Service {
     // Without a whole header there is nobody to answer.
     if (copied < HEADER) return 0;
     const len = in32[LEN];
-    const op = this.#operations[in32[OPCODE]];
+    const opcode = in32[OPCODE];
+    const op = this.#operations[opcode];
     if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
     this.#uniqueLo[slot] = in32[UNIQUE];
     this.#uniqueHi[slot] = in32[UNIQUE + 1];
@@ -160,9 +195,14 @@ export class FsService implements Service {
       if (len > IN_BYTES) return this.reply(slot, -E2BIG);
       requests.copyIn(slot, memory, len);
     }
-    if (this.session.state !== STATE_RUNNING && !op.always) return op.noReply ? 0 : this.reply(slot, -EIO);
+    // What a loop has handed over was let in there.
+    if (this.session.state !== STATE_RUNNING && !op.always && !this.isHelper) {
+      return op.noReply ? 0 : this.reply(slot, -EIO);
+    }
     // Read behind the state: who made it running has raised the epoch before.
     if (this.#epoch !== this.session.epoch) this.#forgetEpoch();
+    const way = this.#ways[opcode];
+    if (way !== ON_LOOP && this.#goesAway(way)) return this.#sendAway(slot, way === AWAY_LOCK);
     this.len = len;
     this.node = this.nodes.find(in32[NODEID], in32[NODEID + 1]);
     if (this.node === 0 && op.needsNode) return op.noReply ? 0 : this.reply(slot, -ENOENT);
@@ -172,22 +212,40 @@ export class FsService implements Service {
     } catch (fault) {
       result = this.#faulted(op.name, fault as Error);
     }
+    if (way !== ON_LOOP) this.#metadata.after();
     if (result === DATA) return this.#replyData(slot, this.dataBytes);
     if (result === LATER) return PENDING;
+    if (result === ELSEWHERE) return this.#sendAway(slot, false);
     return result === NO_REPLY ? 0 : this.reply(slot, result);
+  }
+
+  /** Whether a request is a helper's: always, or as things are. */
+  #goesAway(way: number): boolean {
+    if (way === AWAY || way === AWAY_LOCK) return true;
+    if (this.#metadata.throttled || (way === WHEN_QUIET && !this.loop.quiet)) return true;
+    this.#metadata.before();
+    return false;
+  }
+
+  /** Has a helper serve the request of a slot. It reads and checks it anew. */
+  #sendAway(slot: number, lock: boolean): number {
+    this.#waits[slot] = lock ? WAITS_AWAY_LOCK : WAITS_AWAY;
+    this.loop.calls.serve(slot, this.device.id, this.requests.chains.addr, lock);
+    return PENDING;
   }
 
   /** A fault of our own costs the guest that one request, and leaves the thread as it should be. */
   #faulted(operation: string, fault: Error): number {
     this.credentials.takeOff();
     this.credentials.keepBits();
-    this.loop.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
+    this.host.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
     return -EIO;
   }
 
   complete(slot: number, result: number): number {
     const waits = this.#waits[slot];
     this.#waits[slot] = 0;
+    if (waits >= WAITS_AWAY) return result < 0 ? this.reply(slot, result) : result;
     if (waits >= WAITS_PLAIN) this.#closeCopies(slot);
     if (result < 0) return this.reply(slot, result === -ECANCELED ? -EINTR : result);
     if (waits === WAITS_READ) return this.#replyData(slot, result);
@@ -280,9 +338,10 @@ export class FsService implements Service {
     else if (waits > 0) this.loop.cancel(slot);
   }
 
-  stopping(slot: number): void {
+  stopping(slot: number, gone: boolean): void {
+    const waits = this.#waits[slot];
     // Others end by themselves.
-    if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
+    if (gone || waits === WAITS_LOCK || waits === WAITS_AWAY_LOCK) this.cancel(slot);
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */

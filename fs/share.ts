@@ -8,6 +8,7 @@ import { allocateLocks } from "./locks.ts";
 import { allocateNodes, NodeTable } from "./nodes.ts";
 import { allocateSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import { type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
 
 /**
@@ -27,6 +28,7 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     rootFd,
     procFd,
     options,
+    kind: kindOf(rootFd),
     privileged: libc.geteuid() === 0,
     descriptors: raiseOpenFiles(0),
     loops,
@@ -35,6 +37,11 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     handles: allocateHandles(),
     locks: allocateLocks(),
   };
+}
+
+/** Helper threads that requests on such a file system need soon. */
+export function helpersAtStart(kind: Kind): number {
+  return kind === KIND_MEMORY ? 0 : kind === KIND_LOCAL ? 1 : 4;
 }
 
 /** struct virtio_fs_config (VIRTIO 1.3, 5.11.4) with a tag and the number of request queues. */

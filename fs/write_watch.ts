@@ -1,11 +1,11 @@
 /**
- * Whether plain writes wait. A write to the page cache is a copy, and cheaper by a plain call than through one of the ring's
+ * Whether plain calls wait, writes above all. A write to the page cache is a copy, and cheaper by a plain call than through one of the ring's
  * worker threads; but when the disk cannot follow, the kernel makes writers wait (balance_dirty_pages), and then a plain write
  * would hold up every other request of the queue. So some writes are timed, and after a slow one all go to the ring for a while.
  */
 
 /** One write in so many is timed; the clock is a tenth of a write. */
-const EVERY = 8;
+const WRITES_EVERY = 8;
 const SLOW_MS = 2;
 const PAUSE_MS = 500;
 /** While on the ring, the clock is read at one write in so many. */
@@ -16,7 +16,10 @@ export class WriteWatch {
   #since = -1;
   #until = 0;
 
-  /** Plain writes were slow lately. */
+  /** `every`: one call in so many is timed. */
+  constructor(readonly every = WRITES_EVERY) {}
+
+  /** Plain calls were slow lately. */
   get throttled(): boolean {
     if (this.#until === 0) return false;
     if (++this.#count % LOOK_EVERY === 0 && performance.now() > this.#until) this.#until = 0;
@@ -24,7 +27,7 @@ export class WriteWatch {
   }
 
   before(): void {
-    this.#since = ++this.#count % EVERY === 0 ? performance.now() : -1;
+    this.#since = ++this.#count % this.every === 0 ? performance.now() : -1;
   }
 
   after(): void {

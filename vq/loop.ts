@@ -10,7 +10,7 @@ import { POLLIN } from "../ffi/stat_layout.ts";
 import { Ring } from "../ffi/uring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
-import { Grace } from "./grace.ts";
+import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
@@ -37,6 +37,8 @@ const BATCH = 16;
 const KEPT_SLOTS = 32;
 /** How often a queue without a kick eventfd is looked at while there is nothing to do, and an interrupt is sent again. */
 const LOOK_AGAIN_US = 500;
+/** An interrupt is sent again after this time at the latest. */
+const AGAIN_MAX_US = 32_000;
 
 export class Loop {
   readonly ring: Ring;
@@ -45,8 +47,7 @@ export class Loop {
   /** Written by others to make a service's `bell` be called on this loop. */
   readonly bellFd: number;
 
-  /** Closes descriptors when no loop can mean them any more. */
-  readonly grace: Grace;
+  readonly isHelper = false;
 
   readonly #controlFd: number;
   readonly #poller: Poller;
@@ -55,6 +56,8 @@ export class Loop {
   #control = false;
   /** Slots whose calls are being interrupted. */
   #cancelling: number[] = [];
+  /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
+  #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
   #kickless = 0;
 
@@ -62,14 +65,14 @@ export class Loop {
     readonly index: number,
     controlFd: number,
     bellFd: number,
-    grace: SharedArrayBuffer,
-    /** System calls that may wait, made by helper threads. */
+    /** Closes descriptors when no thread can mean them any more. */
+    readonly grace: Grace,
+    /** System calls and requests that may wait, made by helper threads. */
     readonly calls: Calls,
     pollMaxUs: number,
     readonly log: Log,
   ) {
     this.#controlFd = controlFd;
-    this.grace = new Grace(grace, index);
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
     this.ring = Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES });
@@ -108,6 +111,7 @@ export class Loop {
    * is on its way into the kernel is not reached.
    */
   cancelCall(slot: number): void {
+    this.#againUs = LOOK_AGAIN_US;
     if (this.calls.cancel(slot) && !this.#cancelling.includes(slot)) this.#cancelling.push(slot);
   }
 
@@ -126,12 +130,12 @@ export class Loop {
 
   /**
    * Stops a queue when its requests in flight are done; no more are taken meanwhile, while other queues are served as ever. Returns
-   * the next available index.
+   * the next available index. `gone` as for `Service.stopping`.
    */
-  remove(queue: Queue): number {
+  remove(queue: Queue, gone = false): number {
     queue.stopping = true;
     for (let slot = 0; slot < SLOTS; slot++) {
-      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot);
+      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot, gone);
     }
     if (queue.watched) {
       const sqe = this.sqe();
@@ -165,6 +169,13 @@ export class Loop {
       if (worked) this.#poller.worked();
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
+  }
+
+  /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
+  get quiet(): boolean {
+    if (this.requests.inFlight > 1) return false;
+    for (const queue of this.#queues) if (queue.ring.available() > 0) return false;
+    return true;
   }
 
   /** One batch: takes chains, collects completions, shows the drivers what is finished. Returns whether there was anything to do. */
@@ -316,10 +327,14 @@ export class Loop {
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
   #enter(wait: number): void {
     const { ring } = this;
-    if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
+    if (this.#cancelling.length > 0) {
+      this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
+      if (wait > 0) this.#againUs = Math.min(this.#againUs * 2, AGAIN_MAX_US);
+    }
     const limited = this.#kickless > 0 || this.#cancelling.length > 0;
+    const us = this.#kickless > 0 ? LOOK_AGAIN_US : this.#againUs;
     const result = wait > 0
-      ? limited ? ring.submit_and_wait_timeout(wait, LOOK_AGAIN_US) : ring.submit_and_wait(wait)
+      ? limited ? ring.submit_and_wait_timeout(wait, us) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0
       ? ring.submit_and_get_events()
       : ring.submit();

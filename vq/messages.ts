@@ -1,5 +1,6 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
 import type { CallsInit } from "./calls.ts";
+import type { HelperInit } from "./helper.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 
 /** How a loop starts: the first message it gets. Descriptors are the process's, so a number is enough. */
@@ -10,8 +11,10 @@ export interface LoopInit {
   bellFds: number[];
   /** Count of messages posted so far, so that a loop woken by the control eventfd knows for how many it has to wait. */
   posted: SharedArrayBuffer;
-  /** The grace counters of all loops: see grace.ts. */
+  /** The grace counters of all loops and helpers: see grace.ts. */
   grace: SharedArrayBuffer;
+  /** Loops that there may be. */
+  loops: number;
   /** Calls that helper threads make for the loops. */
   calls: CallsInit;
   pollMaxUs: number;
@@ -36,7 +39,7 @@ export interface QueueStart {
 export type LoopRequest =
   | { op: "init"; init: LoopInit }
   /** Instead of "init": the thread is to be a helper. There is no answer. */
-  | { op: "help"; calls: CallsInit; bellFds: number[] }
+  | { op: "help"; init: HelperInit }
   /** `config` is the service's own. */
   | { op: "add-device"; device: number; config: unknown }
   | { op: "remove-device"; device: number }
@@ -45,8 +48,8 @@ export type LoopRequest =
   | { op: "start-queue"; device: number; queue: QueueStart }
   /** A running queue's call and error eventfds from now on. */
   | { op: "set-call"; device: number; index: number; callFd: number; errFd: number }
-  /** Answers with the next available index. */
-  | { op: "stop-queue"; device: number; index: number }
+  /** Answers with the next available index. `gone`: nobody will see what the requests in flight answer. */
+  | { op: "stop-queue"; device: number; index: number; gone: boolean }
   | { op: "reset"; device: number }
   | { op: "exit" };
 

@@ -3,6 +3,7 @@ import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
 import { type CallsInit, createCalls } from "./calls.ts";
+import { Directory } from "./directory.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
@@ -17,7 +18,7 @@ export interface LoopThread {
 export interface PoolOptions {
   /** Loops at most. */
   count: number;
-  /** Helper threads at most, for calls that may wait. */
+  /** Helper threads at most, for calls and requests that may wait; two at least. */
   helpers: number;
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
@@ -57,8 +58,9 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { pollMaxUs, debug } = options;
-    const init = { index, controlFd: this.controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
+    const { count: loops, pollMaxUs, debug } = options;
+    const { controlFd } = this;
+    const init = { index, loops, controlFd, bellFds, posted: this.#posted, grace, calls, pollMaxUs, debug };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 
@@ -100,16 +102,21 @@ export class LoopHandle {
 }
 
 export class LoopPool {
+  /** What helpers know of the devices. */
+  readonly directory = new Directory();
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
   readonly #calls: CallsInit;
+  /** One alone would leave no one to others while it waits for a lock. */
+  readonly #maxHelpers: number;
   #helpers = 0;
 
   constructor(readonly options: PoolOptions) {
-    this.#calls = createCalls(options.count);
+    this.#maxHelpers = Math.max(2, options.helpers);
+    this.#calls = createCalls(options.count, this.#maxHelpers);
     installInterrupt();
-    this.#grace = new SharedArrayBuffer(graceBytes(options.count));
+    this.#grace = new SharedArrayBuffer(graceBytes(options.count, this.#maxHelpers));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
 
@@ -132,13 +139,30 @@ export class LoopPool {
 
   /** Starts one more helper thread, where there may be more. A helper stays: its thread can end with the process only. */
   #startHelper(): void {
-    if (this.#helpers >= this.options.helpers) return;
-    const thread = this.options.spawn(-1 - this.#helpers++);
+    if (this.#helpers >= this.#maxHelpers) return;
+    const index = this.#helpers++;
+    const thread = this.options.spawn(-1 - index);
+    thread.onmessage = ({ data }) => {
+      if ("log" in data) this.options.log[data.log](data.message);
+    };
     thread.onerror = (event) => {
       event.preventDefault();
       this.options.onFatal(-1, event.message);
     };
-    thread.postMessage({ id: 0, request: { op: "help", calls: this.#calls, bellFds: this.#bellFds } });
+    const init = {
+      index,
+      loops: this.options.count,
+      calls: this.#calls,
+      bellFds: this.#bellFds,
+      grace: this.#grace,
+      devices: this.directory.addr,
+    };
+    thread.postMessage({ id: 0, request: { op: "help", init } });
+  }
+
+  /** Sees to it that there are so many helper threads, where there may be: it takes a while until one can serve. */
+  startHelpers(count: number): void {
+    while (this.#helpers < Math.min(count, this.#maxHelpers)) this.#startHelper();
   }
 
   /** Ends every loop that runs. No loop can be had afterwards. */

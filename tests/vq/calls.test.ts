@@ -13,7 +13,7 @@ installInterrupt();
 const bell = createEventfd();
 const init = createCalls(1);
 let wanted = 0;
-const calls = new Calls(init, 0, () => wanted++);
+const calls = new Calls(init, 0, () => wanted++, bell);
 const helpers: Worker[] = [];
 function startHelper() {
   const helper = new Worker(new URL("./helper_worker.ts", import.meta.url), { type: "module" });

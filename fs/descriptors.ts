@@ -15,8 +15,6 @@ const WARN_AT = 0.9;
 const CALM_AT = 0.8;
 
 export class Descriptors {
-  #warned = false;
-
   /** `limit` is RLIMIT_NOFILE as it is in force. */
   constructor(
     readonly limit: number,
@@ -35,14 +33,13 @@ export class Descriptors {
   room(): number {
     const { used } = this;
     const most = this.limit - KEPT;
-    if (used > most * WARN_AT && !this.#warned) {
-      this.#warned = true;
+    if (used > most * WARN_AT && this.handles.setWarned(true)) {
       this.log.warn(
         `the guest holds ${used} of ${this.limit} descriptors (files that it knows: ${this.nodes.known}): raise the limit of open files, ` +
           `as with LimitNOFILE= or ulimit -n`,
       );
     }
-    if (this.#warned && used < most * CALM_AT) this.#warned = false;
+    if (used < most * CALM_AT) this.handles.setWarned(false);
     return used >= most ? -ENFILE : 0;
   }
 }

@@ -41,7 +41,7 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
 
 /** Helper threads that requests on such a file system need soon. */
 export function helpersAtStart(kind: Kind): number {
-  return kind === KIND_MEMORY ? 0 : kind === KIND_LOCAL ? 1 : 4;
+  return kind === KIND_MEMORY ? 0 : kind === KIND_LOCAL ? 1 : 2;
 }
 
 /** struct virtio_fs_config (VIRTIO 1.3, 5.11.4) with a tag and the number of request queues. */

@@ -158,12 +158,18 @@ class Shared {
   }
 }
 
+/** How many helpers wait for a call; below 0: how many calls wait for a helper. For the control plane. */
+export function idleHelpers(init: CallsInit): () => number {
+  const words = new Int32Array(viewAt(init.addr, HEAD_WORDS * 4));
+  return () => Atomics.load(words, WAITING);
+}
+
 /** A loop's side. */
 export class Calls {
   readonly #shared: Shared;
   readonly #loop: number;
 
-  /** `wantHelper` is called when no helper waits for a call that was queued; `bell` is the loop's own eventfd. */
+  /** `wantHelper` is called when a call leaves no helper that waits for the next; `bell` is the loop's own eventfd. */
   constructor(init: CallsInit, loop: number, readonly wantHelper: () => void, readonly bell: number) {
     this.#shared = new Shared(init);
     this.#loop = loop;
@@ -208,7 +214,7 @@ export class Calls {
     this.#shared.put(line, call);
     // A helper at work on the second line is counted when it begins: those in that line may have to stand there for long.
     const waiting = line === FIRST_LINE ? Atomics.sub(words, WAITING, 1) : Atomics.load(words, WAITING);
-    if (waiting <= 0) this.wantHelper();
+    if (waiting <= 1) this.wantHelper();
     signal(this.#shared.init.semaphore);
   }
 

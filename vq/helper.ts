@@ -86,7 +86,14 @@ class Helper implements Host, HelperWork {
   }
 }
 
-/** Turns the calling Worker into a helper. */
-export function help(init: HelperInit, makeService: MakeService, log: Log): never {
-  runHelper(init.calls, init.bellFds, new Helper(init, makeService, log));
+/** Turns the calling Worker into a helper, and tells the control plane when it is one. */
+export function help(
+  init: HelperInit,
+  makeService: MakeService,
+  log: Log,
+  scope: { postMessage(message: { ready: true }): void },
+): never {
+  const helper = new Helper(init, makeService, log);
+  scope.postMessage({ ready: true });
+  runHelper(init.calls, init.bellFds, helper);
 }

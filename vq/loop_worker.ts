@@ -38,7 +38,7 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
     return inbox.shift()!;
   };
   const first = await next();
-  if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false));
+  if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
   try {
     await serve(scope, new Member(scope, first.request.init, makeService), first, next);

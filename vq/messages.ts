@@ -63,7 +63,9 @@ export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
   | { log: "error" | "warn" | "info" | "debug"; message: string }
-  /** A call is queued and no helper waits for it. */
+  /** No helper waits for the next call. */
   | { want: "helper" }
+  /** The helper can make calls. */
+  | { ready: true }
   /** The loop cannot go on: a fault of our own. */
   | { fatal: string };

@@ -2,7 +2,7 @@
 import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
-import { type CallsInit, createCalls } from "./calls.ts";
+import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
 import { Directory } from "./directory.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
@@ -85,6 +85,7 @@ export class LoopHandle {
   #answered(answer: LoopAnswer): void {
     if ("log" in answer) return this.options.log[answer.log](answer.message);
     if ("want" in answer) return this.wantHelper();
+    if ("ready" in answer) return;
     if ("fatal" in answer) return this.#ended(answer.fatal);
     const waiter = this.#waiters.get(answer.id);
     this.#waiters.delete(answer.id);
@@ -110,11 +111,15 @@ export class LoopPool {
   readonly #calls: CallsInit;
   /** One alone would leave no one to others while it waits for a lock. */
   readonly #maxHelpers: number;
+  readonly #idle: () => number;
   #helpers = 0;
+  /** Of them, those that are on their way. */
+  #starting = 0;
 
   constructor(readonly options: PoolOptions) {
     this.#maxHelpers = Math.max(2, options.helpers);
     this.#calls = createCalls(options.count, this.#maxHelpers);
+    this.#idle = idleHelpers(this.#calls);
     installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count, this.#maxHelpers));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
@@ -133,7 +138,10 @@ export class LoopPool {
       this.#grace,
       this.#calls,
       this.options,
-      () => this.#startHelper(),
+      () => {
+        // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
+        if (this.#idle() + this.#starting < 1) this.#startHelper();
+      },
     );
   }
 
@@ -142,8 +150,10 @@ export class LoopPool {
     if (this.#helpers >= this.#maxHelpers) return;
     const index = this.#helpers++;
     const thread = this.options.spawn(-1 - index);
+    this.#starting++;
     thread.onmessage = ({ data }) => {
-      if ("log" in data) this.options.log[data.log](data.message);
+      if ("ready" in data) this.#starting--;
+      else if ("log" in data) this.options.log[data.log](data.message);
     };
     thread.onerror = (event) => {
       event.preventDefault();

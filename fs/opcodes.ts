@@ -75,7 +75,7 @@ op[wire.FUSE_RENAME2] = operation("RENAME2", wire.fuse_rename2_in.sizeof + 2, na
 op[wire.FUSE_LINK] = operation("LINK", wire.fuse_link_in.sizeof + 1, names.link, { waits: "disk" });
 op[wire.FUSE_OPEN] = operation("OPEN", wire.fuse_open_in.sizeof, file.open, { waits: "disk" });
 op[wire.FUSE_CREATE] = operation("CREATE", wire.fuse_create_in.sizeof + 1, file.create, { waits: "disk" });
-op[wire.FUSE_READ] = operation("READ", wire.fuse_read_in.sizeof, file.read, anyNode);
+op[wire.FUSE_READ] = operation("READ", wire.fuse_read_in.sizeof, file.read, { ...anyNode, waits: "remote" });
 op[wire.FUSE_WRITE] = operation("WRITE", wire.fuse_write_in.sizeof, file.write, {
   needsNode: false,
   data: true,
@@ -86,7 +86,7 @@ op[wire.FUSE_RELEASE] = operation("RELEASE", wire.fuse_release_in.sizeof, file.r
   ...anyNode,
   waits: "remote",
 });
-op[wire.FUSE_FSYNC] = operation("FSYNC", wire.fuse_fsync_in.sizeof, file.fsync, anyNode);
+op[wire.FUSE_FSYNC] = operation("FSYNC", wire.fuse_fsync_in.sizeof, file.fsync, { ...anyNode, waits: "remote" });
 op[wire.FUSE_FLUSH] = operation("FLUSH", wire.fuse_flush_in.sizeof, file.flush, { ...anyNode, waits: "remote" });
 op[wire.FUSE_SETXATTR] = operation("SETXATTR", wire.FUSE_COMPAT_SETXATTR_IN_SIZE + 1, xattr.setxattr, {
   waits: "disk",
@@ -105,7 +105,10 @@ op[wire.FUSE_RELEASEDIR] = operation("RELEASEDIR", wire.fuse_release_in.sizeof, 
   ...anyNode,
   waits: "remote",
 });
-op[wire.FUSE_FSYNCDIR] = operation("FSYNCDIR", wire.fuse_fsync_in.sizeof, dir.fsyncdir, anyNode);
+op[wire.FUSE_FSYNCDIR] = operation("FSYNCDIR", wire.fuse_fsync_in.sizeof, dir.fsyncdir, {
+  ...anyNode,
+  waits: "remote",
+});
 op[wire.FUSE_ACCESS] = operation("ACCESS", wire.fuse_access_in.sizeof, attr.access, { waits: "remote" });
 op[wire.FUSE_INTERRUPT] = operation("INTERRUPT", wire.fuse_interrupt_in.sizeof, session.interrupt, {
   noReply: true,

@@ -232,7 +232,7 @@ export function read(fs: FsService, slot: number): number {
   const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
   if (size <= 0) return 0;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
-  const how = fs.handles.reading(fh);
+  const how = fs.isHelper ? READ_PLAIN : fs.handles.reading(fh);
   if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
   offset32[0] = in32[READ_OFFSET];
   offset32[1] = in32[READ_OFFSET + 1];
@@ -244,9 +244,10 @@ export function read(fs: FsService, slot: number): number {
   }
   if (n >= 0) return readLater(fs, slot, fd, count);
   const failed = errno();
+  if (fs.isHelper) return -failed;
   if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
   if (failed !== EOPNOTSUPP) return -failed;
-  const memory = !fs.remote && MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
+  const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
   fs.handles.setReading(fh, memory ? READ_PLAIN : READ_ON_RING);
   return memory ? read(fs, slot) : readLater(fs, slot, fd, count);
 }
@@ -278,7 +279,7 @@ export function write(fs: FsService, slot: number): number {
   const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
   const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;
   const synced = fs.elsewhere && (in32[WRITE_OPEN_FLAGS] & O_SYNC) !== 0;
-  const waits = !fs.isHelper && (fs.remote || direct || synced || fs.writes.throttled);
+  const waits = !fs.isHelper && (direct || synced || fs.writes.throttled);
   // The ring's workers act as us, and know of no attribute map.
   if (waits && fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
   if (fs.capability !== null) dropMappedCapability(fs, fd);
@@ -376,13 +377,15 @@ export function duplicate(fd: number): number {
   return copy < 0 ? -errno() : copy;
 }
 
-/** fsync or fdatasync of a descriptor on the ring, as the request's flags say. */
+/** fsync or fdatasync of a descriptor on the ring, or here on a helper, as the request's flags say. */
 export function syncLater(fs: FsService, slot: number, fd: number): number {
   const flags = fs.requests.in32[ARG + (fuse_fsync_in.fsync_flags >> 2)];
+  const dataOnly = (flags & wire.FUSE_FSYNC_FDATASYNC) !== 0;
+  if (fs.isHelper) return (dataOnly ? libc.fdatasync(fd) : libc.fsync(fd)) < 0 ? -errno() : 0;
   const copy = duplicate(fd);
   if (copy < 0) return copy;
   const sqe = fs.loop.sqe();
-  fs.loop.ring.prep_fsync(sqe, copy, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
+  fs.loop.ring.prep_fsync(sqe, copy, dataOnly ? IORING_FSYNC_DATASYNC : 0);
   fs.loop.forSlot(sqe, slot);
   return fs.laterOn(slot, WAITS_PLAIN, copy, -1);
 }

@@ -30,7 +30,6 @@ import {
   canOpenCached,
   KIND_LOCAL,
   KIND_MEMORY,
-  KIND_REMOTE,
   ON_LOOP,
   TIMED_EVERY,
   waysOf,
@@ -91,9 +90,8 @@ export class FsService implements Service {
   readonly writes = new WriteWatch();
   /** The thread is a helper, and serves what it was given to the end, by plain calls that wait: it has no ring, and no `loop`. */
   readonly isHelper: boolean;
-  /** This is a loop, and requests that would wait can be served elsewhere; they do on a remote file system. */
+  /** This is a loop, and what would wait for a disk can be served elsewhere. */
   readonly elsewhere: boolean;
-  readonly remote: boolean;
   /** This is a loop, and LOOKUP can tell beforehand whether it would wait. */
   readonly asksCached: boolean;
   /** Seconds that names and attributes are valid. */
@@ -148,7 +146,6 @@ export class FsService implements Service {
     this.#operations = this.isHelper ? operations.map((op) => op && op.waits !== "nothing" ? op : refused) : operations;
     const kind = this.isHelper ? KIND_MEMORY : config.kind;
     this.elsewhere = kind !== KIND_MEMORY;
-    this.remote = kind === KIND_REMOTE;
     this.asksCached = kind === KIND_LOCAL && canOpenCached(config.rootFd);
     this.#ways = waysOf(kind, operations, this.asksCached);
     this.session = new Session(config.session, config.loops, host.index);

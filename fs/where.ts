@@ -58,7 +58,11 @@ export function kindOf(fd: number): Kind {
  * - "names": the same, and it can be told beforehand (LOOKUP);
  * - "listing": it reads a directory, long or from a disk;
  * - "lock": for another request of the guest;
- * - "decides": its handler says ELSEWHERE where it would.
+ * - "decides": a disk, and its handler says ELSEWHERE where that is not left to the ring.
+ *
+ * On a remote file system not even the ring is used: FUSE says that it can do without waiting what it cannot (seen with Linux 6.18: it
+ * waits within io_uring_enter, and a short read is read on from the same place), and to close the duplicate that the ring would
+ * work on may wait as well.
  */
 export type Waits = "nothing" | "remote" | "disk" | "names" | "listing" | "lock" | "decides";
 
@@ -75,7 +79,7 @@ export const WHEN_QUIET = 4;
 const WAYS: Record<Kind, Partial<Record<Waits, number>>> = {
   [KIND_MEMORY]: {},
   [KIND_LOCAL]: { disk: TIMED, listing: WHEN_QUIET },
-  [KIND_REMOTE]: { remote: AWAY, disk: AWAY, names: AWAY, listing: AWAY, lock: AWAY_LOCK },
+  [KIND_REMOTE]: { remote: AWAY, disk: AWAY, names: AWAY, listing: AWAY, decides: AWAY, lock: AWAY_LOCK },
 };
 
 /** By opcode, what a loop does with a request on a file system of that kind. `asks`: it can ask what is cached. */

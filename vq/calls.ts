@@ -293,7 +293,11 @@ export function runHelper(init: CallsInit, bellFds: readonly number[], work: Hel
     let call = shared.take(FIRST_LINE);
     const inLocks = call < 0 && (call = shared.take(LOCK_LINE)) >= 0;
     if (call < 0) {
-      if (work.idle()) {
+      // It may wait in there, and is not to be counted on.
+      Atomics.sub(words, WAITING, 1);
+      const again = work.idle();
+      Atomics.add(words, WAITING, 1);
+      if (again) {
         new DataView(pollfd.buffer).setUint32(4, POLLIN, true);
         if (libc.poll(pollfd, 1, IDLE_MS) <= 0) continue;
       }

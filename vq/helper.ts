@@ -63,6 +63,8 @@ class Helper implements Host, HelperWork {
     } finally {
       // The service may have left the batch before it waited for something.
       if (this.grace.inside) this.grace.leave();
+      // Here and not when it is idle: a close may wait, and the request is known to keep a helper.
+      if (this.grace.waiting) this.grace.settle();
       this.grace.sleepers(this.#ring);
     }
   }

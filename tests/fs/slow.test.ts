@@ -30,6 +30,8 @@ interface Subject {
   start: () => Pending;
   /** Checks the answer, beyond that there is no error. */
   check?: (reply: Reply) => void;
+  /** It may be answered before: its descriptor is closed when nobody can mean it any more. */
+  early?: boolean;
   /** The host's kernel does not let it be interrupted. */
   stubborn?: boolean;
 }
@@ -201,6 +203,7 @@ function subjects(client: FuseClient, round: string): Subject[] {
       name: "RELEASE",
       held: op.FUSE_FLUSH,
       start: () => on(op.FUSE_RELEASE, sought.nodeid, bytes(u64(sought.fh), u32(0, 0), u64(0))),
+      early: true,
       stubborn: true,
     },
   ];
@@ -242,7 +245,7 @@ Deno.test({
           host.untilHeld(1);
           quickOnes(client, quick, subject.name);
           quickOnes(second, quick, subject.name);
-          assert.equal(client.isDone(pending), false);
+          assert.ok(subject.early || !client.isDone(pending));
           host.hold(0);
           const reply = client.finish(pending);
           assert.equal(reply.error, 0);
@@ -266,16 +269,9 @@ Deno.test({
         });
       }
       await t.step("INTERRUPT ends a request that no helper has taken, and no other", async () => {
-        host.hold(op.FUSE_GETATTR);
-        const file = client.lookup(ROOT, "quick").nodeid;
-        assert.equal(file, quick.nodeid);
-        host.hold(0);
         const slow = client.create(ROOT, "slow-many", 2).nodeid;
-        host.hold(op.FUSE_GETATTR);
-        const all = Array.from(
-          { length: 40 },
-          () => client.start(op.FUSE_GETATTR, slow, bytes(u32(0, 0), u64(0)), { outSize: 104 }),
-        );
+        host.hold(op.FUSE_STATFS);
+        const all = Array.from({ length: 40 }, () => client.start(op.FUSE_STATFS, slow, bytes(), { outSize: 80 }));
         host.untilHeld(16);
         const last = all.at(-1)!;
         await until(() => {
@@ -332,10 +328,10 @@ Deno.test({
       const second = new FuseClient(queues[2], { timeoutMs: 20_000, maxData: 1 << 17 });
       const { nodeid } = client.create(ROOT, "slow", 2);
       client.open(nodeid);
-      host.hold(op.FUSE_GETATTR);
+      host.hold(op.FUSE_STATFS);
       const pending = Array.from({ length: SLOW }, (_, i) => {
         const one = i % 2 ? client : second;
-        return { one, pending: one.start(op.FUSE_GETATTR, nodeid, bytes(u32(0, 0), u64(0)), { outSize: 104 }) };
+        return { one, pending: one.start(op.FUSE_STATFS, nodeid, bytes(), { outSize: 80 }) };
       });
       // As many as there are helpers.
       host.untilHeld(16);
@@ -357,13 +353,10 @@ Deno.test({
         host.hold(0);
         for (const { one, pending: each } of pending) assert.equal(one.finish(each).error, 0);
         assert.equal(session.client.finish(destroy).error, 0);
+        // The socket, memory, and kick and call of each queue.
+        level = daemon.descriptors - 8;
         session.close();
-        await until(() => {
-          const now = daemon.descriptors;
-          const same = now === level;
-          level = now;
-          return same;
-        }, "a level");
+        await daemon.descriptorsAre(level);
       });
       await t.step("a front end that goes leaves nothing behind, while the host still keeps its requests", async () => {
         for (let round = 0; round < 3; round++) {

@@ -55,11 +55,21 @@ export function lookupName(fs: FsService, dir: number, name: Uint8Array<ArrayBuf
   return fd < 0 ? -errno() : adopt(fs, fd);
 }
 
-/** The same, and answers with the entry, where no disk is needed for that: else ELSEWHERE. */
+/**
+ * The same, and answers with the entry, where no disk is needed for that, or nobody is delayed by it and disks were quick lately: a
+ * new name in a warm directory is not cached either. Else ELSEWHERE.
+ */
 export function answerCached(fs: FsService, dir: number, name: Uint8Array<ArrayBuffer>): number {
   if (isDotDot(name)) return answerEntry(fs, dir, name);
   const fd = openCached(fs.nodes.fd(dir), name);
-  if (fd < 0) return fd === -EAGAIN ? ELSEWHERE : fd;
+  if (fd === -EAGAIN) {
+    if (fs.uncached.throttled || !fs.loop.quiet) return ELSEWHERE;
+    fs.uncached.before();
+    const result = answerEntry(fs, dir, name);
+    fs.uncached.after();
+    return result;
+  }
+  if (fd < 0) return fd;
   const failed = fs.stat.of(fd);
   const known = failed < 0 ? failed : fs.nodes.acquire(fs.stat.identity, fs.retire);
   if (known !== 0) libc.close(fd);

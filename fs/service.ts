@@ -32,6 +32,7 @@ import {
   KIND_MEMORY,
   ON_LOOP,
   TIMED_EVERY,
+  UNCACHED_SLOW_MS,
   waysOf,
   WHEN_QUIET,
 } from "./where.ts";
@@ -94,6 +95,8 @@ export class FsService implements Service {
   readonly elsewhere: boolean;
   /** This is a loop, and LOOKUP can tell beforehand whether it would wait. */
   readonly asksCached: boolean;
+  /** Whether those that do are to be served here. */
+  readonly uncached = new WriteWatch(1, UNCACHED_SLOW_MS);
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
   /** Flags of open(2) that the guest's may have. */

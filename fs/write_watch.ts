@@ -16,8 +16,8 @@ export class WriteWatch {
   #since = -1;
   #until = 0;
 
-  /** `every`: one call in so many is timed. */
-  constructor(readonly every = WRITES_EVERY) {}
+  /** `every`: one call in so many is timed. `slowMs`: what is slow. */
+  constructor(readonly every = WRITES_EVERY, readonly slowMs = SLOW_MS) {}
 
   /** Plain calls were slow lately. */
   get throttled(): boolean {
@@ -33,6 +33,6 @@ export class WriteWatch {
   after(): void {
     if (this.#since < 0) return;
     const now = performance.now();
-    if (now - this.#since > SLOW_MS) this.#until = now + PAUSE_MS;
+    if (now - this.#since > this.slowMs) this.#until = now + PAUSE_MS;
   }
 }

@@ -174,7 +174,7 @@ export class Loop {
   /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
   get quiet(): boolean {
     if (this.requests.inFlight > 1) return false;
-    for (const queue of this.#queues) if (queue.ring.available() > 0) return false;
+    for (const queue of this.#queues) if (queue.ring.hasMore) return false;
     return true;
   }
 

@@ -89,6 +89,11 @@ export class SplitQueue {
     return waiting;
   }
 
+  /** Whether the driver has offered more than was taken, or seems to have: nothing is checked here. */
+  get hasMore(): boolean {
+    return Atomics.load(this.#avail, IDX) !== this.lastAvail;
+  }
+
   /** Takes the head of the next chain; only after `available()` said that there is one. -1, and broken, for a head beyond the table. */
   pop(): number {
     const head = this.#avail[RING + (this.lastAvail & this.#mask)];

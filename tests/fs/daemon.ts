@@ -75,12 +75,31 @@ export class Daemon {
     return [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length;
   }
 
+  /** How many of them lead into the share: threads that start meanwhile have descriptors of their own. */
+  get files(): number {
+    let count = 0;
+    for (const { name } of Deno.readDirSync(`/proc/${this.pid}/fd`)) {
+      try {
+        if (Deno.readLinkSync(`/proc/${this.pid}/fd/${name}`).startsWith(this.path())) count++;
+      } catch { /* closed meanwhile */ }
+    }
+    return count;
+  }
+
   /** Waits until the daemon has so many descriptors open. */
-  async descriptorsAre(count: number): Promise<void> {
+  descriptorsAre(count: number): Promise<void> {
+    return this.#countIs(() => this.descriptors, count);
+  }
+
+  filesAre(count: number): Promise<void> {
+    return this.#countIs(() => this.files, count);
+  }
+
+  async #countIs(now: () => number, count: number): Promise<void> {
     try {
-      await this.until(() => this.descriptors === count, "");
+      await this.until(() => now() === count, "");
     } catch {
-      assert.equal(this.descriptors, count, "descriptors of the daemon");
+      assert.equal(now(), count, "descriptors of the daemon");
     }
   }
 

@@ -10,7 +10,7 @@ import { FsService } from "../../fs/service.ts";
 import { openShare } from "../../fs/share.ts";
 import { Grace, graceBytes } from "../../vq/grace.ts";
 import { silent } from "../../vq/log.ts";
-import { GuestMemory, mapGuestMemory } from "../../vq/memory.ts";
+import { GuestMemory, mapGuestMemory, unmapGuestMemory } from "../../vq/memory.ts";
 import { type Host, LoopDevice } from "../../vq/queue.ts";
 import { Requests } from "../../vq/requests.ts";
 
@@ -18,7 +18,8 @@ import { Requests } from "../../vq/requests.ts";
 function helper(dir: string) {
   const config = { ...openShare(dir, defaultOptions, 1), kind: 2 as const };
   const guest = Guest.create(1 << 20);
-  const { layout } = mapGuestMemory(guest.regions);
+  const window = mapGuestMemory(guest.regions);
+  const { layout } = window;
   const requests = new Requests();
   const grace = new Grace(new SharedArrayBuffer(graceBytes(1, 1)), 1, 1);
   const host: Host = { index: 1, isHelper: true, requests, grace, log: silent };
@@ -28,7 +29,7 @@ function helper(dir: string) {
   const loop = new Requests();
   const [{ offset }] = layout.regions;
   /** Serves what stands in guest memory at the time. Returns the bytes written, and the error of the reply. */
-  return (request: Uint8Array): { written: number; error: number; unique: number } => {
+  const serve = (request: Uint8Array): { written: number; error: number; unique: number } => {
     device.memory.u8.set(request, offset);
     device.memory.u8.fill(0, offset + 4096, offset + 8192);
     const slot = 7;
@@ -41,9 +42,15 @@ function helper(dir: string) {
     grace.enter();
     const written = service.handle(0);
     grace.leave();
-    const reply = new DataView(layout.regions.length ? device.memory.buffer : new ArrayBuffer(0), offset + 4096);
+    const reply = new DataView(device.memory.buffer, offset + 4096);
     return { written, error: reply.getInt32(4, true), unique: reply.getUint32(8, true) };
   };
+  const close = () => {
+    device.memory.detach();
+    unmapGuestMemory(window);
+    guest.close();
+  };
+  return { serve, close };
 }
 
 const header = (opcode: number, nodeid: number, args: Uint8Array, unique = 99) =>
@@ -52,7 +59,7 @@ const header = (opcode: number, nodeid: number, args: Uint8Array, unique = 99) =
 Deno.test("FsService.handle() on a helper", async (t) => {
   const dir = Deno.makeTempDirSync();
   Deno.writeTextFileSync(`${dir}/file`, "text");
-  const serve = helper(dir);
+  const { serve, close } = helper(dir);
   await t.step("serves what a loop hands over, and answers with the unique of its own copy", () => {
     assert.deepEqual(serve(header(op.FUSE_LOOKUP, 1, names("file"), 123)), { written: 144, error: 0, unique: 123 });
     assert.equal(serve(header(op.FUSE_LOOKUP, 1, names("none"))).error, -ENOENT);
@@ -75,5 +82,6 @@ Deno.test("FsService.handle() on a helper", async (t) => {
     assert.equal(serve(long).error, -EINVAL);
     assert.equal(serve(new Uint8Array(20)).written, 0);
   });
+  close();
   Deno.removeSync(dir, { recursive: true });
 });

@@ -10,6 +10,9 @@ import { cannotMount, SlowHost } from "./slow_host.ts";
 const ROOT = 1;
 const S_IFREG = 0o100000;
 const TEXT = "0123456789";
+/** Fewer helpers than requests that wait: it takes a while until there are many. */
+const HELPERS = 4;
+const few = [`--thread-pool-size=${HELPERS}`];
 const TO_END = 0x7fff_ffff_ffff_ffffn;
 
 async function start(args: string[] = [], requestQueues = 2): Promise<{ daemon: Daemon; host: SlowHost }> {
@@ -231,7 +234,7 @@ Deno.test({
   ignore: cannot !== "",
   ...sanitize,
   fn: async (t) => {
-    const { daemon, host } = await start(["--xattr", "--posix-lock", "--flock"]);
+    const { daemon, host } = await start([...few, "--xattr", "--posix-lock", "--flock"]);
     const session = daemon.session({ requestQueues: 2, timeoutMs: 20_000, maxData: 1 << 17 });
     try {
       const { client, queues } = session;
@@ -272,7 +275,7 @@ Deno.test({
         const slow = client.create(ROOT, "slow-many", 2).nodeid;
         host.hold(op.FUSE_STATFS);
         const all = Array.from({ length: 40 }, () => client.start(op.FUSE_STATFS, slow, bytes(), { outSize: 80 }));
-        host.untilHeld(16);
+        host.untilHeld(HELPERS);
         const last = all.at(-1)!;
         await until(() => {
           client.interrupt(last.unique);
@@ -319,7 +322,7 @@ Deno.test({
   ignore: cannot !== "",
   ...sanitize,
   fn: async (t) => {
-    const { daemon, host } = await start();
+    const { daemon, host } = await start(few);
     const SLOW = 20;
     const open = () => daemon.session({ requestQueues: 2, timeoutMs: 20_000, maxData: 1 << 17 });
     /** Twenty requests that wait, over two queues. */
@@ -334,7 +337,7 @@ Deno.test({
         return { one, pending: one.start(op.FUSE_STATFS, nodeid, bytes(), { outSize: 80 }) };
       });
       // As many as there are helpers.
-      host.untilHeld(16);
+      host.untilHeld(HELPERS);
       return pending;
     };
     try {

@@ -95,7 +95,7 @@ export function waysOf(kind: Kind, operations: readonly (Operation | undefined)[
 /** One metadata request in so many is timed. */
 export const TIMED_EVERY = 4;
 /** A LOOKUP that took longer has read a disk. */
-export const UNCACHED_SLOW_MS = 0.3;
+export const UNCACHED_SLOW_MS = 1;
 
 /** struct open_how, openat2(2): flags, mode, resolve. */
 const RESOLVE_CACHED = 0x20n;

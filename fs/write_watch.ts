@@ -8,8 +8,8 @@
 const WRITES_EVERY = 8;
 const SLOW_MS = 2;
 const PAUSE_MS = 500;
-/** While on the ring, the clock is read at one write in so many. */
-const LOOK_EVERY = 64;
+/** While slow, the clock is read at one call in this times as many. */
+const LOOK_TIMES = 8;
 
 export class WriteWatch {
   #count = 0;
@@ -22,7 +22,7 @@ export class WriteWatch {
   /** Plain calls were slow lately. */
   get throttled(): boolean {
     if (this.#until === 0) return false;
-    if (++this.#count % LOOK_EVERY === 0 && performance.now() > this.#until) this.#until = 0;
+    if (++this.#count % (this.every * LOOK_TIMES) === 0 && performance.now() > this.#until) this.#until = 0;
     return this.#until !== 0;
   }
 

@@ -1,7 +1,7 @@
 /** One share of the process: a directory, the device that shows it, and the socket where front ends find the device. */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
-import { closeShare, configSpace, openShare } from "../fs/share.ts";
+import { closeShare, configSpace, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
@@ -34,6 +34,7 @@ export class ServedShare {
       features: 0n,
       config: tag === undefined ? new Uint8Array(0) : configSpace(tag, numRequestQueues),
       service: this.#config,
+      helpers: helpersAtStart(this.#config.kind),
       // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
       loopOf: (queue) => Math.max(0, queue - 1),
     });

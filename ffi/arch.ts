@@ -24,6 +24,8 @@ export const SYS = {
   preadv2: x86 ? 327 : 286,
   pwritev2: x86 ? 328 : 287,
   renameat2: x86 ? 316 : 276,
+  rt_sigprocmask: x86 ? 14 : 135,
+  openat2: 437,
   io_uring_setup: 425,
   io_uring_enter: 426,
   io_uring_register: 427,

@@ -156,6 +156,10 @@ const lib = Deno.dlopen("libc.so.6", {
   syscall3: { name: "syscall", parameters: ["i32", "i32", "i32", "i32"], result: "i32" },
   /** int setgroups(size_t size, const gid_t *list), of the calling thread: glibc would change every one. */
   setgroups: { name: "syscall", parameters: ["i32", "u32", "buffer"], result: "i32" },
+  /** int rt_sigprocmask(int how, const sigset_t *set, sigset_t *old, size_t), of the calling thread */
+  sigprocmask: { name: "syscall", parameters: ["i32", "i32", "buffer", "pointer", "u32"], result: "i32" },
+  /** int openat2(int dirfd, const char *path, const struct open_how *how, size_t size) */
+  openat2: { name: "syscall", parameters: ["i32", "i32", "buffer", "buffer", "u32"], result: "i32" },
   /** setfsuid and its like: glibc would change every thread. */
   syscall1: { name: "syscall", parameters: ["i32", "u32"], result: "i32" },
   /**

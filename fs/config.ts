@@ -1,5 +1,6 @@
 /** What a shared directory is served with: plain data, made by cli/ and sent to every loop. */
 import type { HostAddr } from "../ffi/memory.ts";
+import type { Kind } from "./where.ts";
 
 /** How long the guest may keep what it was told, as virtiofsd's --cache names it. */
 export type CachePolicy = "never" | "auto" | "metadata" | "always";
@@ -69,6 +70,8 @@ export interface FsConfig {
   /** O_PATH descriptor of /proc/self/fd, through which O_PATH descriptors are opened. */
   procFd: number;
   options: FsOptions;
+  /** What the shared directory's file system may wait for. */
+  kind: Kind;
   /** The daemon may act as any user: it is root. */
   privileged: boolean;
   /** RLIMIT_NOFILE as it is in force. */

@@ -31,7 +31,6 @@ export class Descriptors {
   readonly budget: number;
   readonly #limit: number;
   readonly #handles: boolean;
-  #warned = false;
   #told = false;
 
   constructor(
@@ -86,8 +85,7 @@ export class Descriptors {
 
   #watch(used: number): void {
     const { most } = this;
-    if (used > most * WARN_AT && !this.#warned) {
-      this.#warned = true;
+    if (used > most * WARN_AT && this.handles.setWarned(true)) {
       const { inodeFileHandles } = this.config.options;
       this.log.warn(
         `the guest holds ${used} of ${this.#limit} descriptors (files that it knows: ${this.nodes.holding}, open files: ` +
@@ -95,6 +93,6 @@ export class Descriptors {
           (inodeFileHandles === "never" ? ", or give --inode-file-handles prefer" : ""),
       );
     }
-    if (this.#warned && used < most * CALM_AT) this.#warned = false;
+    if (used < most * CALM_AT) this.handles.setWarned(false);
   }
 }

@@ -36,6 +36,7 @@ const LINK = 7;
 /** Words of the head. */
 const SLOTS_HEAD = 0;
 const OPEN = 16;
+const WARNED = 17;
 const HANDLES_AT = 32;
 const BYTES = (HANDLES_AT + SLOTS * WORDS) * 4;
 
@@ -65,6 +66,12 @@ export class HandleTable {
   /** Handles that are open now. */
   get open(): number {
     return Atomics.load(this.#words, OPEN);
+  }
+
+  /** Notes whether the log was told that descriptors run out, for all threads. Returns whether that is news. */
+  setWarned(warned: boolean): boolean {
+    const now = warned ? 1 : 0;
+    return Atomics.load(this.#words, WARNED) !== now && Atomics.exchange(this.#words, WARNED, now) !== now;
   }
 
   /** Opens a handle for a descriptor, which is the table's from now on. Returns the fh, unsigned, or -1 where the table is full. */

@@ -40,7 +40,7 @@ import { fdOf, typeOf } from "./nodes.ts";
 import { MAX_SEGMENTS } from "../vq/requests.ts";
 import { dropOwner } from "./ops_lock.ts";
 import { dropMappedCapability } from "./ops_xattr.ts";
-import { DATA } from "./results.ts";
+import { DATA, ELSEWHERE } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
 import * as wire from "./wire.ts";
 import {
@@ -237,9 +237,9 @@ export function read(fs: FsService, slot: number): number {
   const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
   if (size <= 0) return 0;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
-  const how = fs.handles.reading(fh);
+  const how = fs.isHelper ? READ_PLAIN : fs.handles.reading(fh);
   if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
-  if (size >= ASIDE_BYTES && fs.loop.spare.take()) return readAside(fs, slot, fd, count);
+  if (size >= ASIDE_BYTES && !fs.isHelper && fs.loop.spare.take()) return readAside(fs, slot, fd, count);
   offset32[0] = in32[READ_OFFSET];
   offset32[1] = in32[READ_OFFSET + 1];
   const n = how !== READ_PLAIN
@@ -254,6 +254,7 @@ export function read(fs: FsService, slot: number): number {
   }
   if (n >= 0) return readLater(fs, slot, fd, count);
   const failed = errno();
+  if (fs.isHelper) return -failed;
   if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
   if (failed !== EOPNOTSUPP) return -failed;
   const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
@@ -315,9 +316,13 @@ export function write(fs: FsService, slot: number): number {
   if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
   const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
-  if (fs.capability !== null) dropMappedCapability(fs, fd);
   const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;
-  if ((fs.writes.throttled || direct) && !kill) return writeLater(fs, slot, fd, count);
+  const synced = fs.elsewhere && (in32[WRITE_OPEN_FLAGS] & O_SYNC) !== 0;
+  const waits = !fs.isHelper && (direct || synced || fs.writes.throttled);
+  // The ring's workers act as us, and know of no attribute map.
+  if (waits && fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
+  if (fs.capability !== null) dropMappedCapability(fs, fd);
+  if (waits && !kill) return writeLater(fs, slot, fd, count);
   offset32[0] = in32[WRITE_OFFSET];
   offset32[1] = in32[WRITE_OFFSET + 1];
   const bare = kill && fs.credentials.clearBits();
@@ -329,7 +334,7 @@ export function write(fs: FsService, slot: number): number {
   fs.writes.after();
   if (bare) fs.credentials.keepBits();
   if (n < 0) {
-    return failed === EINTR ? writeLater(fs, slot, fd, count) : -failed;
+    return failed === EINTR && !fs.isHelper ? writeLater(fs, slot, fd, count) : -failed;
   }
   out32[BODY] = n;
   out32[BODY + 1] = 0;
@@ -414,13 +419,15 @@ export function duplicate(fd: number): number {
   return copy < 0 ? -errno() : copy;
 }
 
-/** fsync or fdatasync of a descriptor on the ring, as the request's flags say. */
+/** fsync or fdatasync of a descriptor on the ring, or here on a helper, as the request's flags say. */
 export function syncLater(fs: FsService, slot: number, fd: number): number {
   const flags = fs.requests.in32[ARG + (fuse_fsync_in.fsync_flags >> 2)];
+  const dataOnly = (flags & wire.FUSE_FSYNC_FDATASYNC) !== 0;
+  if (fs.isHelper) return (dataOnly ? libc.fdatasync(fd) : libc.fsync(fd)) < 0 ? -errno() : 0;
   const copy = duplicate(fd);
   if (copy < 0) return copy;
   const sqe = fs.loop.sqe();
-  fs.loop.ring.prep_fsync(sqe, copy, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
+  fs.loop.ring.prep_fsync(sqe, copy, dataOnly ? IORING_FSYNC_DATASYNC : 0);
   fs.loop.forSlot(sqe, slot);
   return fs.laterOn(slot, WAITS_PLAIN, copy, -1);
 }
@@ -428,14 +435,16 @@ export function syncLater(fs: FsService, slot: number, fd: number): number {
 export function fallocate(fs: FsService, slot: number): number {
   const fd = fileFd(fs, fuse_fallocate_in.fh);
   if (fd < 0) return -EBADF;
+  const kill = (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2) !== 0 && fs.uid !== 0;
+  if (fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
   dropMappedCapability(fs, fd);
   const { in32 } = fs.requests;
   const word = (at: number) => in32[ARG + (at >> 2)];
   const { offset, length, mode } = fuse_fallocate_in;
-  if (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2 && fs.uid !== 0) {
+  if (kill || fs.isHelper) {
     // The request cannot say so, but an ordinary user's clears set-user-ID bits. By a plain call, for the ring's workers act as us.
     long32[0] = word(offset), long32[1] = word(offset + 4), long32[2] = word(length), long32[3] = word(length + 4);
-    const bare = fs.credentials.clearBits();
+    const bare = kill && fs.credentials.clearBits();
     const failed = libc.fallocate(fd, word(mode) | 0, long64[0], long64[1]) < 0 ? -errno() : 0;
     if (bare) fs.credentials.keepBits();
     return failed;

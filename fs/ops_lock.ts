@@ -126,6 +126,7 @@ function posixLock(fs: FsService, slot: number, wait: boolean): number {
   if (libc.fcntlLock(fd, F_OFD_SETLK, flockBytes) === 0) return 0;
   const failed = errno();
   if (!wait || (failed !== EAGAIN && failed !== EACCES)) return failed === EACCES ? -EAGAIN : -failed;
+  if (fs.isHelper) return waitHere(fs, fd, (copy) => libc.fcntlLock(copy, F_OFD_SETLKW, flockBytes));
   fs.loop.calls.room(slot).set(flockBytes);
   return waitOn(fs, slot, fd, SYS.fcntl, F_OFD_SETLKW, fs.loop.calls.roomAddr(slot));
 }
@@ -142,6 +143,7 @@ function flock(fs: FsService, slot: number, wait: boolean): number {
   if (libc.flock(fd, operation | LOCK_NB) === 0) return 0;
   const failed = errno();
   if (!wait || failed !== EAGAIN) return -failed;
+  if (fs.isHelper) return waitHere(fs, fd, (copy) => libc.flock(copy, operation));
   return waitOn(fs, slot, fd, SYS.flock, operation, 0);
 }
 
@@ -149,6 +151,16 @@ function flock(fs: FsService, slot: number, wait: boolean): number {
 function waitOn(fs: FsService, slot: number, fd: number, call: number, operation: number, arg: number): number {
   const copy = duplicate(fd);
   if (copy < 0) return copy;
-  fs.loop.calls.make(slot, call, copy, operation, arg);
+  fs.loop.calls.makeLock(slot, call, copy, operation, arg);
   return fs.laterOn(slot, WAITS_LOCK, copy, -1);
+}
+
+/** Waits for a lock on a helper, on a duplicate too: it may last long, and nobody's descriptors are to wait with it (vq/grace.ts). */
+function waitHere(fs: FsService, fd: number, lock: (copy: number) => number): number {
+  const copy = duplicate(fd);
+  if (copy < 0) return copy;
+  fs.host.grace.leave();
+  const failed = lock(copy) < 0 ? -errno() : 0;
+  libc.close(copy);
+  return failed;
 }

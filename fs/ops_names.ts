@@ -3,7 +3,7 @@ import { EINVAL, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFLNK } from "../ffi/stat_layout.ts";
 import { beginCreation, endCreation, labelName } from "./creation.ts";
-import { answerEntry, ARG, ARG_BYTE, BODY } from "./entry.ts";
+import { answerCached, answerEntry, ARG, ARG_BYTE, BODY } from "./entry.ts";
 import { fdOf, typeOf } from "./nodes.ts";
 import { NO_REPLY } from "./results.ts";
 import type { FsService } from "./service.ts";
@@ -29,7 +29,8 @@ const linkTarget = new Uint8Array(PATH_MAX);
 
 export function lookup(fs: FsService): number {
   const name = fs.name(ARG_BYTE);
-  return typeof name === "number" ? name : answerEntry(fs, fs.node, name);
+  if (typeof name === "number") return name;
+  return fs.asksCached ? answerCached(fs, fs.node, name) : answerEntry(fs, fs.node, name);
 }
 
 export function forget(fs: FsService): number {

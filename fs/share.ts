@@ -14,6 +14,7 @@ import { FUSE_SUPER_MAGIC } from "./node_files.ts";
 import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
 import { allocateSession, freeSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import { type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
 
 /**
@@ -47,6 +48,7 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     mountFd,
     fileHandles: mountFd < 0 ? "never" : wanted,
     options,
+    kind: kindOf(rootFd),
     privileged: libc.geteuid() === 0,
     descriptors: raiseOpenFiles(0),
     loops,
@@ -98,6 +100,11 @@ function tryHandles(rootFd: number, mountFd: number, wanted: FileHandles): strin
   if (fd < 0) return `its file handles cannot be opened, ${errorText(-fd)}`;
   libc.close(fd);
   return "";
+}
+
+/** Helper threads that requests on such a file system need soon. */
+export function helpersAtStart(kind: Kind): number {
+  return kind === KIND_MEMORY ? 0 : kind === KIND_LOCAL ? 1 : 2;
 }
 
 /** struct virtio_fs_config (VIRTIO 1.3, 5.11.4) with a tag and the number of request queues. */

@@ -1,33 +1,43 @@
 /**
- * Descriptors are closed only when no loop can still mean them. A loop that found a descriptor in a shared table may use its
+ * Descriptors are closed only when no thread can still mean them. A loop that found a descriptor in a shared table may use its
  * number until the end of its batch, so a number that another loop takes out of the table must not be given to something else
  * before: a guest could reach our sockets, or another guest's files, by it. This is the grace period of RCU: each loop counts
  * its batches in shared memory, odd while it is in one, and a descriptor is closed when every loop that was inside a batch when it
- * was retired has left that batch.
+ * was retired has left that batch. A helper that serves a request is inside a batch of its own.
+ *
+ * A request may keep a helper for long, and then nothing that is retired meanwhile is closed. Nobody waits for that: what is retired
+ * is kept, a number each, and bounded as descriptors are.
  *
  * An operation that the kernel hands to a worker thread at once (fsync, fallocate, statx, …) looks its descriptor up there, maybe
  * after the batch: it needs a descriptor of its own, which lives until its completion.
  */
 import { libc } from "../ffi/libc.ts";
 
-/** Words from one loop's counter to the next: a cache line. */
+/** Words from one thread's counter to the next: a cache line. */
 const STRIDE = 16;
+/** Words of a thread's line: its counter, and whether it sleeps until a helper leaves its batch. */
+const SLEEPS = 1;
+/** In the first line: helpers that were ever there. */
+const HELPERS = 2;
+
 /** Moments of retirement that are told apart at most. */
 const GROUPS = 64;
 
-/** Shared memory for the counters of `loops` loops. */
-export const graceBytes = (loops: number) => loops * STRIDE * 4;
+/** Shared memory for the counters of `loops` loops and so many helpers. */
+export const graceBytes = (loops: number, helpers = 0) => (loops + helpers) * STRIDE * 4;
 
 export class Grace {
   readonly #counters: Int32Array;
   readonly #own: number;
   readonly #loops: number;
+  /** Lines that there are: of loops, and of helpers that may come. */
+  readonly #lines: number;
   /** Retired descriptors, oldest first. */
   readonly #retired = new Descriptors();
-  /** Retired within this batch, while no other loop was inside one. */
+  /** Retired within this batch, while nobody else was inside one. */
   readonly #ours = new Descriptors();
   /**
-   * Those of `#retired` come in groups, each with the counters of the loops that were inside a batch when its last was retired (the
+   * Those of `#retired` come in groups, each with the counters of the threads that were inside a batch when its last was retired (the
    * others' are 0). A ring: group g at g % GROUPS. `#ends` counts all descriptors up to the group's last.
    */
   readonly #seen: Int32Array;
@@ -35,11 +45,17 @@ export class Grace {
   #firstGroup = 0;
   #groups = 0;
 
-  constructor(shared: SharedArrayBuffer, own: number) {
+  /** `own` is the loop's number; a helper's comes behind those of the `loops` loops. */
+  constructor(shared: SharedArrayBuffer, own: number, loops = shared.byteLength / 4 / STRIDE) {
     this.#counters = new Int32Array(shared);
-    this.#loops = this.#counters.length / STRIDE;
-    this.#seen = new Int32Array(GROUPS * this.#loops);
+    this.#lines = this.#counters.length / STRIDE;
+    this.#loops = loops;
+    this.#seen = new Int32Array(GROUPS * this.#lines);
     this.#own = own * STRIDE;
+    // Helpers are numbered as they start.
+    for (const helpers = own - loops + 1; this.#helpers < helpers;) {
+      Atomics.compareExchange(this.#counters, HELPERS, this.#helpers, helpers);
+    }
   }
 
   /** A batch begins: what is read from shared tables from now on may be used until `leave`. */
@@ -53,10 +69,10 @@ export class Grace {
   leave(): void {
     Atomics.store(this.#counters, this.#own, (this.#counters[this.#own] + 1) | 0);
     while (this.#ours.count > 0) libc.close(this.#ours.shift());
-    if (this.#groups > 0) this.#collect();
+    if (this.#groups > 0) this.collect();
   }
 
-  /** Whether this loop is in a batch. */
+  /** Whether this thread is in a batch. */
   get inside(): boolean {
     return (this.#counters[this.#own] & 1) !== 0;
   }
@@ -69,14 +85,14 @@ export class Grace {
   retire(fd: number): void {
     const last = (this.#firstGroup + this.#groups - 1) % GROUPS;
     // Usually the others are where they were at the last look, and the descriptor joins that group.
-    if (this.#groups > 0 && this.#unchanged(last * this.#loops)) {
+    if (this.#groups > 0 && this.#unchanged(last * this.#lines)) {
       this.#retired.push(fd);
       this.#ends[last] = this.#retired.pushed;
       return;
     }
     // Where there is no room for one more group, those in the last one wait longer than they need.
     const group = this.#groups < GROUPS ? (this.#firstGroup + this.#groups) % GROUPS : last;
-    if (!this.#look(group * this.#loops)) {
+    if (!this.#look(group * this.#lines)) {
       this.#ours.push(fd);
       return;
     }
@@ -85,36 +101,29 @@ export class Grace {
     this.#ends[group] = this.#retired.pushed;
   }
 
-  /** Gives loops that are about to leave their batches the time to, and closes; before a sleep. */
+  /** Gives loops that are about to leave their batches the time to, and closes; before a sleep. A helper will ring: see `sleepers`. */
   settle(): void {
-    for (let i = 0; i < 64 && this.#groups > 0; i++) {
+    for (let i = 0; i < 64 && this.#groups > 0 && this.#loopsInside(); i++) {
       libc.sched_yield();
-      this.#collect();
+      this.collect();
+    }
+    if (this.#groups === 0) return;
+    // Said first, then looked at once more: a helper that leaves does it the other way round.
+    Atomics.store(this.#counters, this.#own + SLEEPS, 1);
+    this.collect();
+  }
+
+  /** For a helper that has left its batch: calls `ring` with each loop that sleeps while it has something to close. */
+  sleepers(ring: (loop: number) => void): void {
+    for (let i = 0; i < this.#loops; i++) {
+      const at = i * STRIDE + SLEEPS;
+      if (Atomics.load(this.#counters, at) === 1 && Atomics.exchange(this.#counters, at, 0) === 1) ring(i);
     }
   }
 
-  /** The counter of a loop that is inside a batch, else 0. */
-  #inside(loop: number): number {
-    const at = loop * STRIDE;
-    if (at === this.#own) return 0;
-    const counter = Atomics.load(this.#counters, at);
-    return (counter & 1) !== 0 ? counter : 0;
-  }
-
-  /** Notes who is inside a batch. False where nobody is. */
-  #look(at: number): boolean {
-    let any = 0;
-    for (let i = 0; i < this.#loops; i++) any |= this.#seen[at + i] = this.#inside(i);
-    return any !== 0;
-  }
-
-  #unchanged(at: number): boolean {
-    for (let i = 0; i < this.#loops; i++) if (this.#seen[at + i] !== this.#inside(i)) return false;
-    return true;
-  }
-
-  #collect(): void {
-    while (this.#groups > 0 && this.#passed(this.#firstGroup * this.#loops)) {
+  /** Closes what can be closed by now. */
+  collect(): void {
+    while (this.#groups > 0 && this.#passed(this.#firstGroup * this.#lines)) {
       const end = this.#ends[this.#firstGroup];
       while (this.#retired.shifted < end) libc.close(this.#retired.shift());
       this.#firstGroup = (this.#firstGroup + 1) % GROUPS;
@@ -122,9 +131,46 @@ export class Grace {
     }
   }
 
-  /** Whether every loop that was inside a batch has left it. */
+  get #helpers(): number {
+    return Atomics.load(this.#counters, HELPERS);
+  }
+
+  get #members(): number {
+    return this.#loops + this.#helpers;
+  }
+
+  /** The counter of a thread that is inside a batch, else 0; of this one always 0. */
+  #inside(member: number): number {
+    const at = member * STRIDE;
+    if (at === this.#own) return 0;
+    const counter = Atomics.load(this.#counters, at);
+    return (counter & 1) !== 0 ? counter : 0;
+  }
+
+  #loopsInside(): boolean {
+    for (let i = 0; i < this.#loops; i++) if (this.#inside(i) !== 0) return true;
+    return false;
+  }
+
+  /** Notes who is inside a batch. False where nobody is. */
+  #look(at: number): boolean {
+    const members = this.#members;
+    let any = 0;
+    for (let i = 0; i < members; i++) any |= this.#seen[at + i] = this.#inside(i);
+    // Who comes later finds nothing that was retired before.
+    for (let i = members; i < this.#lines; i++) this.#seen[at + i] = 0;
+    return any !== 0;
+  }
+
+  #unchanged(at: number): boolean {
+    const members = this.#members;
+    for (let i = 0; i < members; i++) if (this.#seen[at + i] !== this.#inside(i)) return false;
+    return true;
+  }
+
+  /** Whether every thread that was inside a batch has left it. */
   #passed(at: number): boolean {
-    for (let i = 0; i < this.#loops; i++) {
+    for (let i = 0; i < this.#lines; i++) {
       const counter = this.#seen[at + i];
       if (counter !== 0 && Atomics.load(this.#counters, i * STRIDE) === counter) return false;
     }

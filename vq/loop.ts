@@ -12,7 +12,7 @@ import type { PlainRing } from "../ffi/plain_ring.ts";
 import { type LoopRing, openRing } from "../ffi/ring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
-import { Grace } from "./grace.ts";
+import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
@@ -53,6 +53,8 @@ const KEPT_SLOTS = 32;
 const LOOK_AGAIN_US = 500;
 /** A request that has not ended so long after its queue was to stop is cancelled: its disk or its server may be gone. */
 const STOP_PATIENCE_US = 2_000_000;
+/** An interrupt is sent again after this time at the latest. */
+const AGAIN_MAX_US = 32_000;
 
 export class Loop {
   readonly ring: LoopRing;
@@ -61,8 +63,7 @@ export class Loop {
   /** Written by others to make a service's `bell` be called on this loop. */
   readonly bellFd: number;
 
-  /** Closes descriptors when no loop can mean them any more. */
-  readonly grace: Grace;
+  readonly isHelper = false;
 
   /** Processors for large transfers besides this loop's. */
   readonly spare: Spare;
@@ -77,6 +78,8 @@ export class Loop {
   #cancelling: number[] = [];
   /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
   #patienceUs = 0;
+  /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
+  #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
   #kickless = 0;
   /** The ring, where there is no io_uring: helpers make its calls that may wait. */
@@ -86,8 +89,9 @@ export class Loop {
     readonly index: number,
     controlFd: number,
     bellFd: number,
-    grace: SharedArrayBuffer,
-    /** System calls that may wait, made by helper threads. */
+    /** Closes descriptors when no thread can mean them any more. */
+    readonly grace: Grace,
+    /** System calls and requests that may wait, made by helper threads. */
     readonly calls: Calls,
     pollMaxUs: number,
     /** CPUs that this loop and its ring's workers may use. */
@@ -97,7 +101,6 @@ export class Loop {
     ringFlags?: readonly number[],
   ) {
     this.#controlFd = controlFd;
-    this.grace = new Grace(grace, index);
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
     const opened = openRing({
@@ -105,7 +108,10 @@ export class Loop {
       cqEntries: CQ_ENTRIES,
       flags: ringFlags,
       helper: {
-        offer: (slot, about, ...call) => about === ABOUT_REQUEST && calls.offer(slot, ...call),
+        offer: (slot, about, number, ...args) => {
+          if (about === ABOUT_REQUEST) calls.make(slot, number, ...args);
+          return about === ABOUT_REQUEST;
+        },
         cancel: (slot, about) => about === ABOUT_REQUEST && calls.cancel(slot),
       },
     });
@@ -164,6 +170,7 @@ export class Loop {
    * is on its way into the kernel is not reached.
    */
   cancelCall(slot: number): void {
+    this.#againUs = LOOK_AGAIN_US;
     if (this.calls.cancel(slot) && !this.#cancelling.includes(slot)) this.#cancelling.push(slot);
   }
 
@@ -181,12 +188,12 @@ export class Loop {
 
   /**
    * Stops a queue when its requests in flight are done; no more are taken meanwhile, while other queues are served as ever. Returns
-   * the next available index.
+   * the next available index. `gone` as for `Service.stopping`.
    */
-  remove(queue: Queue): number {
+  remove(queue: Queue, gone = false): number {
     queue.stopping = true;
     this.#call(queue);
-    this.#giveUp(queue, false);
+    this.#giveUp(queue, gone);
     if (queue.watched) {
       const sqe = this.sqe();
       // Not poll_remove, which refuses (EALREADY) while a kick is being handled.
@@ -234,6 +241,13 @@ export class Loop {
       if (worked) this.#poller.worked();
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
+  }
+
+  /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
+  get quiet(): boolean {
+    if (this.requests.inFlight > 1) return false;
+    for (const queue of this.#active) if (queue.ring.waiting) return false;
+    return true;
   }
 
   /** One batch: takes chains, collects completions, shows the drivers what is finished. Returns whether there was anything to do. */
@@ -466,8 +480,11 @@ export class Loop {
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
   #enter(wait: number): void {
     const { ring } = this;
-    if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
-    const limitUs = this.#kickless > 0 || this.#cancelling.length > 0 ? LOOK_AGAIN_US : this.#patienceUs;
+    if (this.#cancelling.length > 0) {
+      this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
+      if (wait > 0) this.#againUs = Math.min(this.#againUs * 2, AGAIN_MAX_US);
+    }
+    const limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
     const result = wait > 0
       ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0

@@ -16,6 +16,8 @@ export interface DaemonOptions {
   base?: string;
   requestQueues?: number;
   args?: string[];
+  /** Done with the directory before it is shared, and what is to be undone before it is removed. */
+  prepare?: (share: string) => Promise<() => void>;
 }
 
 export class Daemon {
@@ -25,18 +27,19 @@ export class Daemon {
   #ended = false;
   readonly #collected: Promise<void>;
 
-  private constructor(readonly dir: string, readonly child: Deno.ChildProcess) {
+  private constructor(readonly dir: string, readonly child: Deno.ChildProcess, readonly undo: () => void) {
     this.#collected = this.#collect();
     child.status.then(() => this.#ended = true);
   }
 
   /** Starts it. Resolves when it listens. */
-  static async start({ base = "/tmp", requestQueues = 2, args = [] }: DaemonOptions = {}): Promise<Daemon> {
+  static async start({ base = "/tmp", requestQueues = 2, args = [], prepare }: DaemonOptions = {}): Promise<Daemon> {
     const dir = Deno.makeTempDirSync({ dir: base, prefix: "ringfsd-fs-" });
     // A guest's user must reach what is shared, as on a real host.
     Deno.chmodSync(dir, 0o755);
     Deno.mkdirSync(`${dir}/share`);
     Deno.chmodSync(`${dir}/share`, 0o755);
+    const undo = await prepare?.(`${dir}/share`) ?? (() => {});
     const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, "--sandbox", "none"];
     const child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
@@ -44,7 +47,7 @@ export class Daemon {
       stdout: "null",
       stderr: "piped",
     }).spawn();
-    const daemon = new Daemon(dir, child);
+    const daemon = new Daemon(dir, child, undo);
     try {
       await daemon.until(() => daemon.log.includes(" shares "), "the daemon to listen", START_MS);
       return daemon;
@@ -77,12 +80,31 @@ export class Daemon {
     return [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length;
   }
 
+  /** How many of them lead into the share: threads that start meanwhile have descriptors of their own. */
+  get files(): number {
+    let count = 0;
+    for (const { name } of Deno.readDirSync(`/proc/${this.pid}/fd`)) {
+      try {
+        if (Deno.readLinkSync(`/proc/${this.pid}/fd/${name}`).startsWith(this.path())) count++;
+      } catch { /* closed meanwhile */ }
+    }
+    return count;
+  }
+
   /** Waits until the daemon has so many descriptors open. */
-  async descriptorsAre(count: number): Promise<void> {
+  descriptorsAre(count: number): Promise<void> {
+    return this.#countIs(() => this.descriptors, count);
+  }
+
+  filesAre(count: number): Promise<void> {
+    return this.#countIs(() => this.files, count);
+  }
+
+  async #countIs(now: () => number, count: number): Promise<void> {
     try {
-      await this.until(() => this.descriptors === count, "");
+      await this.until(() => now() === count, "");
     } catch {
-      assert.equal(this.descriptors, count, "descriptors of the daemon");
+      assert.equal(now(), count, "descriptors of the daemon");
     }
   }
 
@@ -108,6 +130,7 @@ export class Daemon {
       assert.deepEqual({ code, signal }, { code: 0, signal: null }, this.log);
     } finally {
       clearTimeout(timer);
+      this.undo();
       // A guest may have left directories that nobody but root can look into.
       new Deno.Command("chmod", { args: ["-R", "u+rwx", this.dir], stderr: "null" }).outputSync();
       Deno.removeSync(this.dir, { recursive: true });

@@ -66,9 +66,9 @@ withDaemon("Directories", { session: { memory: 128 << 20 } }, async (daemon, { c
     }
   });
   await step("READDIRPLUS counts a lookup for each node that it gives", async () => {
-    const before = daemon.descriptors;
+    const before = daemon.files;
     const { entries } = client.list(many, true, 65536);
-    await daemon.descriptorsAre(before + MANY);
+    await daemon.filesAre(before + MANY);
     const again = client.list(many, true, 65536).entries;
     const given = entries.filter((one) => !isDots(one)).map(({ entry }) => entry!.nodeid);
     assert.deepEqual(again.filter((one) => !isDots(one)).map(({ entry }) => entry!.nodeid), given);
@@ -78,7 +78,7 @@ withDaemon("Directories", { session: { memory: 128 << 20 } }, async (daemon, { c
     for (let i = 0; i < MANY; i += 500) {
       client.batchForget(given.slice(i, i + 500).map((nodeid) => ({ nodeid, lookups: 2 })));
     }
-    await daemon.descriptorsAre(before);
+    await daemon.filesAre(before);
     assert.equal(client.getattr(given[0]).error, -ENOENT);
     assert.equal(client.getattr(given[MANY - 1]).error, -ENOENT);
   }, byHandle);

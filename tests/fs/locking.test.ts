@@ -87,7 +87,7 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     assert.equal(setlk(1, F_UNLCK), 0);
   });
   await step("FLUSH drops its owner's locks, and the descriptor that held them", () => {
-    const before = daemon.descriptors;
+    const before = daemon.files;
     assert.equal(setlk(21, F_WRLCK), 0);
     assert.equal(setlk(22, F_WRLCK), -EAGAIN);
     assert.equal(client.flush(file, other, 22).error, 0);
@@ -96,7 +96,7 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     assert.equal(setlk(22, F_WRLCK), 0);
     assert.equal(client.flush(file, other, 22).error, 0);
     client.getattr(file);
-    assert.equal(daemon.descriptors, before);
+    assert.equal(daemon.files, before);
   });
   await step("RELEASE drops the locks of the guest's open file, at once", () => {
     for (let i = 0; i < 20; i++) {

@@ -5,6 +5,7 @@ import { createEventfd, drain } from "../../ffi/eventfd.ts";
 import { installInterrupt, threadId } from "../../ffi/interrupt.ts";
 import { LOCK_EX, LOCK_UN } from "../../ffi/stat_layout.ts";
 import { cString, libc } from "../../ffi/libc.ts";
+import type { HostAddr } from "../../ffi/memory.ts";
 import { Calls, createCalls } from "../../vq/calls.ts";
 
 installInterrupt();
@@ -146,4 +147,43 @@ Deno.test("Calls.take() gives back a thousand calls, each once", options, async 
   while (seen.size < 1000) seen.add(await done());
   assert.equal(calls.take(), -1);
   for (let slot = 0; slot < 1000; slot++) assert.ok(calls.result(slot) > 0);
+});
+
+Deno.test("Calls.serve() has a helper serve the request of a slot", options, async () => {
+  // The helper of these tests waits as many milliseconds as the device says, and returns the slot.
+  calls.serve(33, 1, 4096 as HostAddr, false);
+  assert.equal(await done(), 33);
+  assert.equal(calls.result(33), 33);
+});
+
+Deno.test("Calls.cancel() ends a request that a helper serves, and the next one is not harmed", options, async () => {
+  for (let round = 0; round < 20; round++) {
+    calls.serve(34, 60_000, 4096 as HostAddr, false);
+    const timer = setInterval(() => calls.cancel(34), 1);
+    assert.equal(await done(), 34);
+    clearInterval(timer);
+    assert.equal(calls.result(34), -EINTR);
+    calls.serve(35, 1, 4096 as HostAddr, false);
+    assert.equal(await done(), 35);
+    assert.equal(calls.result(35), 35, "a signal that came late");
+  }
+});
+
+Deno.test("Calls.makeLock() takes half of the helpers at most", options, async () => {
+  const files = [lockedFile(), lockedFile(), lockedFile()];
+  files.forEach((file, slot) => calls.makeLock(40 + slot, SYS.flock, file.waiter, LOCK_EX));
+  // Both helpers would wait for a lock by now.
+  for (let i = 0; i < 100; i++) {
+    calls.make(50, SYS.gettid);
+    assert.equal(await done(), 50);
+  }
+  // One that stands in line ends without a helper's doing.
+  assert.equal(calls.cancel(42), true);
+  assert.equal(await done(), 42);
+  assert.equal(calls.result(42), -EINTR);
+  assert.equal(libc.flock(files[0].holder, LOCK_UN), 0);
+  assert.equal(await done(), 40);
+  assert.equal(libc.flock(files[1].holder, LOCK_UN), 0);
+  assert.equal(await done(), 41, "and then the next has its turn");
+  for (const file of files) file.close();
 });

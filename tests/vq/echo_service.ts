@@ -123,7 +123,7 @@ class EchoService implements Service {
 }
 
 if ("WorkerGlobalScope" in globalThis) {
-  runLoop(globalThis as unknown as LoopScope, (config, loop, device, bellFds) => {
-    return new EchoService(config as EchoConfig, loop, device, bellFds);
+  runLoop(globalThis as unknown as LoopScope, (config, host, device, bellFds) => {
+    return new EchoService(config as EchoConfig, host as Loop, device, bellFds);
   });
 }

@@ -141,3 +141,44 @@ Deno.test("enter() and leave() count over 2^31", () => {
   }
   assert.ok(words[16] < 0);
 });
+
+Deno.test("retire() waits for a helper that is inside, and a loop that sleeps meanwhile is rung for", () => {
+  const shared = new SharedArrayBuffer(graceBytes(2, 3));
+  const [a, b] = [new Grace(shared, 0, 2), new Grace(shared, 1, 2)];
+  const helper = new Grace(shared, 3, 2);
+  const fd = createEventfd();
+  helper.enter();
+  a.enter();
+  a.retire(fd);
+  a.leave();
+  a.settle();
+  b.settle();
+  assert.ok(isOpen(fd));
+  helper.leave();
+  const rung: number[] = [];
+  helper.sleepers((loop) => rung.push(loop));
+  assert.deepEqual(rung, [0], "b has nothing to close");
+  a.collect();
+  assert.ok(!isOpen(fd));
+  helper.sleepers((loop) => rung.push(loop));
+  assert.equal(rung.length, 1);
+});
+
+Deno.test("retire() keeps any number while a helper stays inside, and closes all of them then", () => {
+  const shared = new SharedArrayBuffer(graceBytes(1, 1));
+  const loop = new Grace(shared, 0, 1);
+  const helper = new Grace(shared, 1, 1);
+  helper.enter();
+  const fds = Array.from({ length: 100 }, () => createEventfd());
+  for (const fd of fds) {
+    loop.enter();
+    loop.retire(fd);
+    loop.leave();
+  }
+  assert.ok(fds.every(isOpen));
+  helper.leave();
+  loop.enter();
+  loop.leave();
+  assert.ok(!fds.some(isOpen));
+  assert.equal(loop.waiting, false);
+});

@@ -204,7 +204,7 @@ export class Calls {
     this.#post(slot, lock ? LOCK_LINE : FIRST_LINE, REQUEST, [device, chains]);
   }
 
-  #post(slot: number, line: number, number: number, args: readonly number[]): void {
+  #post(slot: number, line: number, number: number, args: readonly (number | bigint)[]): void {
     const { words, longs } = this.#shared;
     const call = this.#call(slot);
     const at = this.#shared.at(call);
@@ -239,10 +239,7 @@ export class Calls {
     const call = this.#call(slot);
     const at = this.#shared.at(call) / 4;
     const was = Atomics.compareExchange(words, at + STATE, QUEUED, CANCELLED);
-    if (was === QUEUED) {
-      this.#withdraw(call);
-      return true;
-    }
+    if (was === QUEUED) return !this.#withdraw(call);
     if (was !== RUNNING && was !== CANCELLED) return false;
     Atomics.compareExchange(words, at + STATE, RUNNING, CANCELLED);
     this.#shared.lock(at + SIGNALLING);
@@ -252,16 +249,17 @@ export class Calls {
     return true;
   }
 
-  /** Ends a call that no helper has taken, without waiting for one. One that has taken it now ends it itself. */
-  #withdraw(call: number): void {
+  /** Ends a call that no helper has taken, without waiting for one. False where one has taken it now: it ends it itself. */
+  #withdraw(call: number): boolean {
     const { words, longs } = this.#shared;
     if (this.#shared.remove(FIRST_LINE, call)) Atomics.add(words, WAITING, 1);
-    else if (!this.#shared.remove(LOCK_LINE, call)) return;
+    else if (!this.#shared.remove(LOCK_LINE, call)) return false;
     const at = this.#shared.at(call);
     longs[at / 8 + RESULT] = BigInt(-EINTR);
     Atomics.store(words, at / 4 + STATE, DONE);
     this.#shared.put(LOOPS + this.#loop, call);
     signal(this.bell);
+    return true;
   }
 
   #call(slot: number): number {

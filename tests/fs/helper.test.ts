@@ -1,6 +1,5 @@
 // The file system's service on a helper: what a guest makes of a request on its way there is checked anew.
 import assert from "node:assert/strict";
-import { silent } from "../../vq/log.ts";
 import { bytes, names, u32, u64 } from "../../bench/fuse_encode.ts";
 import * as op from "../../bench/fuse_opcodes.ts";
 import { GuestMemory as Guest } from "../../bench/guest_memory.ts";

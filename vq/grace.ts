@@ -68,8 +68,18 @@ export class Grace {
   /** A batch ended, and all that it prepared was submitted. Closes what can be closed. */
   leave(): void {
     Atomics.store(this.#counters, this.#own, (this.#counters[this.#own] + 1) | 0);
-    while (this.#ours.count > 0) libc.close(this.#ours.shift());
+    if (this.owes) this.close();
     if (this.#groups > 0) this.collect();
+  }
+
+  /** Whether something waits for this batch alone. */
+  get owes(): boolean {
+    return this.#ours.count > 0;
+  }
+
+  /** Closes that within the batch, when all that it has prepared so far was submitted. */
+  close(): void {
+    while (this.#ours.count > 0) libc.close(this.#ours.shift());
   }
 
   /** Whether this thread is in a batch. */

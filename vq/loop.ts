@@ -353,6 +353,7 @@ export class Loop {
     const { ring } = queue;
     const { owed } = ring;
     if (owed === 0) return;
+    if (this.grace.owes) this.#closeFiles();
     const left = ring.available();
     if (left < SHOW) return this.#call(queue);
     const now = nowMs();
@@ -366,9 +367,16 @@ export class Loop {
     else ring.show();
   }
 
+  /** Closes what the guest has given up, before it learns that it is closed. */
+  #closeFiles(): void {
+    if (this.ring.sq_ready() > 0) this.#enter(0);
+    if (this.ring.sq_ready() === 0) this.grace.close();
+  }
+
   /** The same, and calls it now if it wants that. */
   #call(queue: Queue): void {
     queue.owedSince = 0;
+    if (this.grace.owes) this.#closeFiles();
     if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
   }
 

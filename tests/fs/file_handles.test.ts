@@ -52,7 +52,7 @@ for (const base of ["/tmp", "/dev/shm"]) {
     const many = base === "/tmp" ? MANY : MANY_IN_MEMORY;
     const clients = [client, new FuseClient(session.queues[2], { maxData: 65536 })];
     makeFiles(daemon.path(), many);
-    const level = daemon.descriptors;
+    const level = daemon.files;
     let nodes: bigint[] = [];
     await step(`${many} files are looked up with ${LIMIT} descriptors, on two loops`, () => {
       const replies = each(clients, many, (one, i) => {
@@ -60,10 +60,10 @@ for (const base of ["/tmp", "/dev/shm"]) {
       });
       nodes = replies.map(nodeidOf);
       assert.equal(new Set(nodes).size, many);
-      const held = daemon.descriptors - level;
+      const held = daemon.files - level;
       assert.ok(held > 100 && held < LIMIT / 2, `${held} descriptors`);
       const dir = client.mkdir(ROOT, "dir").nodeid;
-      assert.equal(daemon.descriptors, level + held + 1, "a directory may have one still");
+      assert.equal(daemon.files, level + held + 1, "a directory may have one still");
       assert.equal(client.rmdir(ROOT, "dir").error, 0);
       client.forget(dir);
     }, needsRoot);
@@ -109,14 +109,14 @@ for (const base of ["/tmp", "/dev/shm"]) {
       for (let i = 0; i < many; i += 1000) {
         client.batchForget(nodes.slice(i, i + 1000).map((nodeid) => ({ nodeid, lookups: 2 })));
       }
-      const before = daemon.descriptors;
+      const before = daemon.files;
       for (let i = 0; i < 50; i++) client.lookup(ROOT, `f${i}`);
-      assert.equal(daemon.descriptors, before + 50);
+      assert.equal(daemon.files, before + 50);
       assert.equal(client.getattr(nodes[0]).error, -ENOENT);
     }, needsRoot);
     await step("DESTROY closes all", async () => {
       assert.equal(client.destroy().error, 0);
-      await daemon.descriptorsAre(level);
+      await daemon.filesAre(level);
     }, needsRoot);
   });
 }
@@ -129,7 +129,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
     async (daemon, session, step) => {
       const { client } = session;
       const second = new FuseClient(session.queues[2], { maxData: 65536 });
-      const level = daemon.descriptors;
+      const level = daemon.files;
       const path = (name: string) => daemon.path(name);
 
       await step("no node holds a descriptor, and no request leaves one", () => {
@@ -143,7 +143,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
           assert.equal(client.lookup(dir.nodeid, "..").nodeid, BigInt(ROOT));
         }
         assert.equal(client.list(dir.nodeid, true).entries.length, 52);
-        assert.equal(daemon.descriptors, level);
+        assert.equal(daemon.files, level);
       });
       await step("a file that was unlinked while it is open works, by handle and by node", () => {
         const { nodeid, fh } = client.create(ROOT, "open");
@@ -189,7 +189,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
         assert.deepEqual([...new Set(errors)], [-ESTALE], `${errors}`);
         client.batchForget([file, dir].map((nodeid) => ({ nodeid, lookups: 1 })));
         assert.equal(client.getattr(file).error, -ENOENT);
-        assert.equal(daemon.descriptors, level);
+        assert.equal(daemon.files, level);
       });
       await step("a file that gets the inode number of one that was deleted is another node", () => {
         // A file system that gives out numbers anew: ext4 does at once, tmpfs never.
@@ -238,7 +238,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
           }
           known.splice(0, Math.max(0, known.length - 100));
         }
-        assert.equal(daemon.descriptors, level);
+        assert.equal(daemon.files, level);
         assert.equal(client.destroy().error, 0);
         assert.equal(client.init().error, 0);
       });
@@ -256,13 +256,13 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
           const { fh } = client.open(file.nodeid);
           assert.equal(new TextDecoder().decode(client.read(file.nodeid, fh, 0, 9).data), "text");
           assert.equal(client.release(file.nodeid, fh).error, 0);
-          assert.equal(daemon.descriptors, level + 1);
+          assert.equal(daemon.files, level + 1);
           assert.ok(!mount("umount", path("mounted")), "it is in use");
           client.forget(file.nodeid);
           assert.equal(client.getattr(root.nodeid).error, 0);
           assert.equal(client.lookup(root.nodeid, "..").nodeid, BigInt(ROOT));
           client.forget(root.nodeid, 2);
-          assert.equal(daemon.descriptors, level);
+          assert.equal(daemon.files, level);
           assert.ok(mount("umount", path("mounted")), "the host can unmount it");
         } finally {
           mount("umount", "-l", path("mounted"));
@@ -274,7 +274,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
         assert.ok(mount("mount", "-t", "proc", "none", path("mounted")));
         try {
           assert.ok(client.lookup(ROOT, "mounted").error < 0);
-          assert.equal(daemon.descriptors, level);
+          assert.equal(daemon.files, level);
         } finally {
           mount("umount", path("mounted"));
         }
@@ -284,7 +284,7 @@ for (const base of needsRoot ? [] : ["/tmp", "/dev/shm"]) {
         client.open(third), client.opendir(ROOT);
         session.close();
         // Socket, memory, and kick and call of three queues.
-        await daemon.descriptorsAre(level - 8);
+        await daemon.filesAre(level);
       });
     },
   );
@@ -301,14 +301,14 @@ Deno.test({
       Deno.mkdirSync(daemon.path("mounted"));
       makeFiles(daemon.path(), 2 * FILES);
       for (let i = 0; i < 2 * FILES; i++) client.lookup(ROOT, `f${i}`);
-      const before = daemon.descriptors;
+      const before = daemon.files;
       const args = ["-t", "proc", "none", daemon.path("mounted")];
       assert.ok(new Deno.Command("mount", { args }).outputSync().success);
       try {
         const mounted = client.lookup(ROOT, "mounted");
         const version = client.lookup(mounted.nodeid, "version");
         assert.deepEqual([mounted.error, version.error, client.getattr(version.nodeid).error], [0, 0, 0]);
-        assert.equal(daemon.descriptors, before + 2);
+        assert.equal(daemon.files, before + 2);
       } finally {
         new Deno.Command("umount", { args: ["-l", daemon.path("mounted")] }).outputSync();
       }
@@ -335,13 +335,13 @@ Deno.test({
       const { client } = session;
       const { nodeid } = client.lookup(ROOT, "mounted");
       for (let i = 0; i < 2 * FILES; i++) client.lookup(ROOT, `f${i}`);
-      const before = daemon.descriptors;
+      const before = daemon.files;
       const files = Array.from({ length: 2 * FILES }, (_, i) => client.lookup(nodeid, `f${i}`).nodeid);
-      assert.equal(daemon.descriptors, before + 1);
+      assert.equal(daemon.files, before + 1);
       for (const one of files) assert.equal(client.getattr(one).error, 0);
       client.batchForget(files.map((one) => ({ nodeid: one, lookups: 1 })));
       assert.equal(client.getattr(nodeid).error, 0);
-      assert.equal(daemon.descriptors, before);
+      assert.equal(daemon.files, before);
     } finally {
       new Deno.Command("umount", { args: ["-l", mounted], stderr: "null" }).outputSync();
       await daemon.stop();

@@ -121,6 +121,8 @@ export class Guest {
   #files: { node: bigint; fh: bigint }[] = [];
   /** One for each queue: a client reads an open directory from one place at a time. */
   #dirs: bigint[] = [];
+  /** Those that are being read. */
+  readonly #reading = new Set<number>();
   #nodes = new Map<bigint, Node>();
   #lock = { node: 0n, fh: 0n, holder: 0, owners: 0, waiting: new Set<Sent>() };
   #created = 0;
@@ -880,12 +882,16 @@ export class Guest {
     this.send(index, opcode, node, args, room, done, { lost });
   }
 
+  /** One at a time, as Linux does it: it takes the open directory's f_pos_lock for it. */
   #readdir(index: number): void {
+    if (this.#reading.has(index)) return;
+    this.#reading.add(index);
     const args = bytes(u64(this.#dirs[index], 0), u32(BLOCK, 0), u64(0, 0));
     this.send(index, op.FUSE_READDIR, ROOT, args, BLOCK, (error, data) => {
+      this.#reading.delete(index);
       if (error !== 0) return;
       assert.ok(data.byteLength >= 24 && data.byteLength % 8 === 0, `${data.byteLength} bytes of names`);
-    });
+    }, { lost: () => void this.#reading.delete(index) });
   }
 
   /** A lock that may have to wait for another owner's. */

@@ -60,6 +60,17 @@ export class FileHandle {
     return fd < 0 ? -errno() : fd;
   }
 
+  /** Opens it with flags of open(2). Returns a descriptor or -errno. */
+  openFor(mountFd: number, flags: number): number {
+    const fd = libc.open_by_handle_at(mountFd, this.#bytes, flags | O_CLOEXEC);
+    return fd < 0 ? -errno() : fd;
+  }
+
+  /** Has none from now on. */
+  clear(): void {
+    this.#words[LENGTH] = 0;
+  }
+
   /** Whether there is one: false after `at` or `of` failed. */
   get known(): boolean {
     return this.#words[LENGTH] > 0;

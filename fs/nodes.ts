@@ -167,6 +167,11 @@ export class NodeTable {
     return this.#words[NODES_AT + slot * WORDS + GENERATION];
   }
 
+  /** The mount of a slot's file, as statx(2) numbers it. */
+  mountOf(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + MOUNT];
+  }
+
   /** S_IFMT of a slot's file. */
   type(slot: number): number {
     return typeOf(this.held(slot));

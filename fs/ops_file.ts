@@ -69,6 +69,7 @@ const HEADER = fuse_in_header.sizeof;
 const OUT_HEADER = fuse_out_header.sizeof;
 const WRITE_DATA = HEADER + fuse_write_in.sizeof;
 
+const NODEID = fuse_in_header.nodeid >> 2;
 const OPEN_WORD = ARG + (fuse_open_in.flags >> 2);
 const READ_FH = ARG + (fuse_read_in.fh >> 2);
 const READ_OFFSET = ARG + (fuse_read_in.offset >> 2);
@@ -142,7 +143,7 @@ function putFile(fs: FsService, at: number, fd: number): number {
  * Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. With
  * HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits: `fuseFlags` are its FUSE_OPEN_*.
  */
-function openNode(fs: FsService, node: number, flags: number, fuseFlags: number): number {
+function openNode(fs: FsService, node: number, generation: number, flags: number, fuseFlags: number): number {
   const file = fs.files.held(node);
   if (file < 0) return file;
   const type = typeOf(file);
@@ -152,7 +153,8 @@ function openNode(fs: FsService, node: number, flags: number, fuseFlags: number)
   // Not to wait for the holder of a lease, fcntl(2).
   const wanted = hostFlags(fs, flags);
   const bare = (fuseFlags & wire.FUSE_OPEN_KILL_SUIDGID) !== 0 && fs.credentials.clearBits();
-  const fd = fs.proc.open(fdOf(file), wanted | O_NONBLOCK);
+  const kept = fs.nodes.mountOf(node) === (fs.config.mount | 0) ? node : 0;
+  const fd = fs.reopener.open(fdOf(file), kept, generation, wanted | O_NONBLOCK);
   if (bare) fs.credentials.keepBits();
   if (fd >= 0 && wanted & O_TRUNC) dropMappedCapability(fs, fd);
   return fd;
@@ -161,7 +163,8 @@ function openNode(fs: FsService, node: number, flags: number, fuseFlags: number)
 export function open(fs: FsService): number {
   const { in32 } = fs.requests;
   const flags = in32[ARG + (fuse_open_in.flags >> 2)];
-  const fd = openNode(fs, fs.node, flags, in32[ARG + (fuse_open_in.open_flags >> 2)]);
+  // The generation of the request's own: by now another loop may have given the slot away.
+  const fd = openNode(fs, fs.node, in32[NODEID + 1], flags, in32[ARG + (fuse_open_in.open_flags >> 2)]);
   return fd < 0 ? fd : putFile(fs, BODY, fd);
 }
 
@@ -194,7 +197,8 @@ export function create(fs: FsService): number {
 export function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
   const node = lookupName(fs, fs.node, name);
   if (node < 0) return node;
-  const fd = openNode(fs, node, flags, fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)]);
+  const fuseFlags = fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)];
+  const fd = openNode(fs, node, fs.nodes.generation(node), flags, fuseFlags);
   if (fd < 0) {
     fs.nodes.forget(node, fs.nodes.generation(node), 1, fs.retire);
     return fd;

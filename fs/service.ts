@@ -23,6 +23,7 @@ import { openMask } from "./ops_file.ts";
 import { mappedCapability } from "./ops_xattr.ts";
 import { ProcPath } from "./proc_path.ts";
 import { readOnlyOperations } from "./readonly.ts";
+import { Reopener } from "./reopen.ts";
 import { DATA, ELSEWHERE, LATER, NO_REPLY } from "./results.ts";
 import { Session, STATE_DRAINING, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
@@ -92,6 +93,7 @@ export class FsService implements Service {
   /** The reply buffer behind the header. */
   readonly body: Uint8Array<ArrayBuffer>;
   readonly proc: ProcPath;
+  readonly reopener: Reopener;
   readonly credentials: Credentials;
   readonly descriptors: Descriptors;
   readonly writes = new WriteWatch();
@@ -168,6 +170,7 @@ export class FsService implements Service {
     this.descriptors = new Descriptors(config, this.nodes, this.handles, this.locks, this.mounts, host.log);
     this.proc = new ProcPath(config.procFd);
     this.files = new NodeFiles(config, this.nodes, this.mounts, this.descriptors, this.stat, this.proc, this.retire);
+    this.reopener = new Reopener(this.proc, config.mountFd);
     if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);
     this.openMask = openMask(options);

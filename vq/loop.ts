@@ -94,8 +94,8 @@ export class Loop {
     /** System calls and requests that may wait, made by helper threads. */
     readonly calls: Calls,
     pollMaxUs: number,
-    /** CPUs that this loop and its ring's workers may use. */
-    cpus: number,
+    /** Processors for large transfers besides this loop's. */
+    spare: Spare,
     readonly log: Log,
     /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
     ringFlags?: readonly number[],
@@ -118,7 +118,7 @@ export class Loop {
     this.ring = opened.ring;
     this.#plain = opened.plain;
     // Workers that copy aside are io_uring's.
-    this.spare = new Spare(opened.plain === null ? cpus : 1);
+    this.spare = opened.plain === null ? spare : new Spare(1, -1);
     if (opened.plain !== null) {
       // Once for the process, unless it may be so for one thread only.
       const say = index === 0 || opened.perThread ? log.warn : log.debug;
@@ -131,7 +131,6 @@ export class Loop {
   /** Gives back what the loop holds. It serves no queue any more. */
   close(): void {
     this.ring.queue_exit();
-    this.spare.close();
   }
 
   /** An SQE to prepare; `forSlot` comes after its prep_*. It is submitted with the others of the batch. */

@@ -11,6 +11,7 @@ import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
+import { Spare } from "./spare.ts";
 import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
 
@@ -81,7 +82,17 @@ class Member {
     const cpus = (placement.workers ?? allowedCpus()).length;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
     const grace = new Grace(init.grace, index, loops);
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log, ringFlags);
+    this.loop = new Loop(
+      index,
+      controlFd,
+      bellFds[index],
+      grace,
+      calls,
+      pollMaxUs,
+      new Spare(cpus, init.load),
+      log,
+      ringFlags,
+    );
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);
   }

@@ -20,6 +20,8 @@ export interface LoopInit {
   loops: number;
   /** Calls that helper threads make for the loops. */
   calls: CallsInit;
+  /** What `openLoad` of spare.ts returned. */
+  load: number;
   pollMaxUs: number;
   placement: Placement;
   debug: boolean;

@@ -8,6 +8,7 @@ import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
 import type { Placement } from "./placement.ts";
+import { openLoad } from "./spare.ts";
 import { type LockCounts, lockCounts, lockCountsBytes } from "./spin.ts";
 
 /** The part of a Worker that is used. */
@@ -58,6 +59,7 @@ export class LoopHandle {
     grace: SharedArrayBuffer,
     locks: SharedArrayBuffer,
     calls: CallsInit,
+    load: number,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
   ) {
@@ -69,7 +71,7 @@ export class LoopHandle {
     };
     const { count: loops, pollMaxUs, placements, debug, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
-    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls };
+    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load };
     const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
@@ -120,6 +122,7 @@ export class LoopPool {
   readonly #grace: SharedArrayBuffer;
   readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
+  readonly #load: number;
   /** Queues that run on each loop. */
   readonly #queues: number[];
   /** One alone would leave no one to others while it waits for a lock. */
@@ -137,6 +140,7 @@ export class LoopPool {
     installInterrupt();
     this.#grace = new SharedArrayBuffer(graceBytes(options.count, this.#maxHelpers));
     this.#locks = new SharedArrayBuffer(lockCountsBytes(options.count));
+    this.#load = openLoad();
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
 
@@ -158,6 +162,7 @@ export class LoopPool {
       this.#grace,
       this.#locks,
       this.#calls,
+      this.#load,
       this.options,
       () => {
         // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
@@ -212,5 +217,6 @@ export class LoopPool {
     for (const fd of this.#bellFds.splice(0)) libc.close(fd);
     // A helper goes on waiting for it.
     if (this.#helpers === 0) libc.close(this.#calls.semaphore);
+    if (this.#load >= 0) libc.close(this.#load);
   }
 }

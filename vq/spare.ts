@@ -5,7 +5,7 @@
  */
 import { O_CLOEXEC, O_RDONLY } from "../ffi/arch.ts";
 import { nowMs } from "../ffi/clock.ts";
-import { libc } from "../ffi/libc.ts";
+import { cString, libc } from "../ffi/libc.ts";
 import { AT_FDCWD } from "../ffi/stat_layout.ts";
 
 /** The count is a moment's, so it is averaged: one look in so many milliseconds, each with that weight. */
@@ -15,20 +15,21 @@ const SLASH = 0x2f;
 const ZERO = 0x30;
 const SPACE = 0x20;
 
+/** Opens what says how many threads want a processor: one descriptor for all loops. -1 where it cannot be had. */
+export function openLoad(): number {
+  return libc.openat(AT_FDCWD, cString("/proc/loadavg"), O_RDONLY | O_CLOEXEC, 0);
+}
+
 export class Spare {
-  readonly #fd: number;
   readonly #text = new Uint8Array(128);
   #lookedAt = 0;
   /** Threads of others that want a processor, on average. */
   #others: number;
   #inUse = 0;
 
-  /** `cpus` are what this process may use. */
-  constructor(readonly cpus: number) {
+  /** `cpus` are how many there are for the loop and its workers; `load` is what `openLoad` returned, or -1: nothing is given. */
+  constructor(readonly cpus: number, readonly load: number) {
     this.#others = cpus;
-    this.#fd = cpus > 1
-      ? libc.openat(AT_FDCWD, new TextEncoder().encode("/proc/loadavg\0"), O_RDONLY | O_CLOEXEC, 0)
-      : -1;
   }
 
   /** Transfers that workers make now. */
@@ -38,7 +39,7 @@ export class Spare {
 
   /** Takes a processor that is idle for one transfer, until `give`. False where there is none. */
   take(): boolean {
-    if (this.#fd < 0) return false;
+    if (this.load < 0 || this.cpus < 2) return false;
     const now = nowMs();
     if (now - this.#lookedAt >= LOOK_EVERY_MS) {
       this.#lookedAt = now;
@@ -56,13 +57,9 @@ export class Spare {
     this.#inUse--;
   }
 
-  close(): void {
-    if (this.#fd >= 0) libc.close(this.#fd);
-  }
-
   /** "0.20 0.18 0.12 2/345 11206": runnable threads, this one among them. */
   #look(): void {
-    const n = libc.pread(this.#fd, this.#text, this.#text.length, 0n);
+    const n = libc.pread(this.load, this.#text, this.#text.length, 0n);
     let at = n > 0 ? this.#text.indexOf(SLASH) : -1;
     if (at < 0) return;
     let runnable = 0;

@@ -12,6 +12,9 @@ export function daemonCommand(): string[] {
   return Deno.env.get("RINGFSD")?.split(/\s+/) ?? [`${root}dist/ringfsd`];
 }
 
+/** Descriptors of the runtime's for a Worker: its event loop's and its message port's. */
+const WORKERS_OWN = 6;
+
 export class Daemon {
   readonly socket: string;
   readonly output: Output;
@@ -73,8 +76,15 @@ export class Daemon {
     return kinds;
   }
 
+  /** How many there are, without those that the runtime has for each Worker: a helper may start at any time. */
   descriptorCount(): number {
-    return [...this.descriptors().values()].reduce((sum, count) => sum + count, 0);
+    let workers = 0;
+    for (const { name } of Deno.readDirSync(`/proc/${this.#process.pid}/task`)) {
+      try {
+        if (Deno.readTextFileSync(`/proc/${this.#process.pid}/task/${name}/comm`).startsWith("worker-")) workers++;
+      } catch { /* it has ended meanwhile */ }
+    }
+    return [...this.descriptors().values()].reduce((sum, count) => sum + count, 0) - workers * WORKERS_OWN;
   }
 
   /** Bytes that each of the daemon's threads has read so far, by any call (rchar in proc_pid_io(5)). */

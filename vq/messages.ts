@@ -51,6 +51,8 @@ export type LoopRequest =
   /** Answers with the next available index. */
   | { op: "stop-queue"; device: number; index: number }
   | { op: "reset"; device: number }
+  /** Nothing but an answer: the loop turns. */
+  | { op: "ping" }
   | { op: "exit" };
 
 /** A request with its number, which the answer repeats. */

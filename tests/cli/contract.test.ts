@@ -71,7 +71,7 @@ Deno.test("Kata's runtime in Rust starts it with a relative socket path", async 
 });
 
 const needsRoot = Deno.uid() === 0 ? "" : "needs root to become another user";
-// kubevirt, pkg/virt-controller/services/rendervirtiofs.go (generateContainerFromVolume): user 107, and no capabilities.
+// kubevirt, pkg/virt-controller/services/virtiofs.go, generateContainerFromVolume(): user 107, and no capabilities.
 Deno.test({
   name: `KubeVirt starts it as a user, and it ends with its guest${needsRoot && ` (skipped: ${needsRoot})`}`,
   ignore: needsRoot !== "",
@@ -142,15 +142,16 @@ Deno.test("Incus starts it with --fd=3 and maps of ids, the empty ones with them
   await withDescriptor(3, (dir) => ["--fd=3", "--cache=metadata", `--shared-dir=${dir}`, "--posix-acl=auto"]);
 });
 
-// microvm.nix, lib/runners or nixos-modules/host: the options of its virtiofsd service.
+// microvm.nix, nixos-modules/microvm/virtiofsd/default.nix.
 Deno.test("microvm.nix starts it with a group for the socket", async () => {
   using place = new Place();
   const group = Deno.readTextFileSync("/etc/group").split("\n").map((line) => line.split(":"))
     .find(([, , id]) => id !== `${Deno.gid()}`)!;
   const mine = Deno.uid() === 0 ? group : [groupOfProcess(), "", `${Deno.gid()}`];
   const args = [`--socket-path=${place.socket}`, `--socket-group=${mine[0]}`, `--shared-dir=${place.share}`];
-  const more = ["--rlimit-nofile", "1024", "--thread-pool-size", "4", "--posix-acl", "--xattr", "--cache=auto"];
-  await using daemon = Started.start([...args, ...more, "--inode-file-handles=prefer"]);
+  const limit = Deno.uid() === 0 ? ["--rlimit-nofile", "1048576"] : [];
+  const more = ["--thread-pool-size", "4", "--posix-acl", "--xattr", "--cache=auto", "--inode-file-handles=prefer"];
+  await using daemon = Started.start([...args, ...limit, ...more, "--tag=t", "--readonly"]);
   await daemon.socket(place.socket);
   await daemon.until(() => daemon.log.includes(" shares "), "it listens");
   const { gid, mode } = Deno.lstatSync(place.socket);

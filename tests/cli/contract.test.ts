@@ -32,14 +32,14 @@ async function answer(...args: string[]): Promise<{ code: number; stdout: string
 
 // libvirt, src/qemu/qemu_virtiofs.c, qemuVirtioFSBuildCommandLine(): with the capability separate-options.
 Deno.test("libvirt starts it with --fd and --shared-dir", async () => {
-  const more = ["--cache", "always", "--sandbox", "none", "--xattr", "--thread-pool-size=4", "--rlimit-nofile=4096"];
+  const more = ["--cache", "always", "--xattr", "--thread-pool-size=4", "--rlimit-nofile=4096"];
   await withDescriptor(29, (dir) => ["--fd=29", "--shared-dir", dir, ...more, "--log-level", "debug"]);
   await withDescriptor(29, (dir) => ["--fd=29", "--shared-dir", dir, "--cache", "never"]);
 });
 
 // The same function, without that capability; the buffer doubles commas of the path.
 Deno.test("libvirt starts it with --fd and -o, as it did the first virtiofsd", async () => {
-  const old = (dir: string) => `source=${dir},cache=always,sandbox=none,xattr,flock,no_posix_lock`;
+  const old = (dir: string) => `source=${dir},cache=always,xattr,flock,no_posix_lock`;
   await withDescriptor(31, (dir) => ["--fd=31", "-o", old(dir), "--thread-pool-size=0", "-d"]);
   // The first releases, 6.2: --syslog before it.
   await withDescriptor(31, (dir) => ["--syslog", "--fd=31", "-o", `source=${dir},cache=none,no_flock`]);

@@ -57,7 +57,18 @@ packages() { # what the unit tests want: a C compiler and the kernel's headers, 
     { tail -n 5 "$scratch/log"; echo "could not be installed: the tests that want them are skipped"; }
 }
 
+virtiofsd() { # the peer whose --help is compared with ours, where Debian has 1.13 or newer
+  local version
+  [ "$(id -u)" = 0 ] && command -v apt-cache > /dev/null && ! [ -e /usr/libexec/virtiofsd ] && [ -z "${VIRTIOFSD:-}" ] || return 0
+  version=$(apt-cache policy virtiofsd 2> /dev/null | sed -n 's/^ *Candidate: //p')
+  dpkg --compare-versions "${version:-0}" ge 1.13 || return 0
+  echo "installing for the tests: apt-get install --no-install-recommends virtiofsd"
+  DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends virtiofsd -qq -y \
+    -o DPkg::Lock::Timeout=300 > "$scratch/log" 2>&1 < /dev/null || tail -n 5 "$scratch/log"
+}
+
 packages
+virtiofsd
 deno=$(tools/deno.sh) || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 
 for name in "${stages[@]}"; do

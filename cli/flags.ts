@@ -23,6 +23,7 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "sandbox",
   "seccomp",
   "log-level",
+  "syslog",
   "print-capabilities",
   "version",
 ]);
@@ -31,6 +32,7 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
 export interface Flags {
   "shared-dir"?: string;
   "socket-path"?: string;
+  "socket-group"?: string;
   fd?: number;
   tag?: string;
   share?: string[];
@@ -43,7 +45,7 @@ export interface Flags {
   readonly: boolean;
   xattr: boolean;
   xattrmap?: string;
-  "posix-acl"?: "on" | "auto";
+  "posix-acl"?: "on" | "auto" | "always" | "never";
   "security-label": boolean;
   "killpriv-v2": boolean;
   "posix-lock": boolean;
@@ -62,7 +64,12 @@ export interface Flags {
   "exit-on-disconnect": boolean;
   sandbox?: string;
   seccomp?: string;
+  "migration-mode"?: "find-paths" | "file-handles";
+  "migration-on-error"?: "abort" | "guest-error";
+  "migration-verify-handles": boolean;
+  "migration-confirm-paths": boolean;
   "log-level": LogLevel | "trace";
+  syslog: boolean;
   "print-capabilities": boolean;
   version: boolean;
 }
@@ -122,6 +129,7 @@ const text = <T>(placeholder: string, parse: (input: string) => T, brief: string
 export const flags = {
   "shared-dir": text("DIR", String, "Directory to share"),
   "socket-path": text("PATH", String, "vhost-user socket to listen on"),
+  "socket-group": text("GROUP", String, "Its members may use the socket too, which else is its owner's alone"),
   fd: text("N", whole("fd", 0, 65535), "Descriptor of a socket that listens already, instead of --socket-path"),
   tag: text("TAG", tag, "Mount tag in the configuration space; User-Mode Linux needs it, QEMU has its own"),
   share: {
@@ -149,7 +157,8 @@ export const flags = {
   xattrmap: text("RULES", xattrmap, "Their names on the host, such as :map::user.virtiofs.: (implies --xattr)"),
   "posix-acl": {
     kind: "enum",
-    values: ["on", "auto"],
+    // "always" and "never" are virtiofsd's.
+    values: ["on", "auto", "always", "never"],
     optional: true,
     brief: "Access and default ACLs (implies --xattr); =auto: where the guest can have them",
   },
@@ -215,7 +224,11 @@ export const flags = {
     whole("rlimit-nofile", 0, 2 ** 31),
     "Open files at most; 0: as it is [default: a million]",
   ),
-  "exit-on-disconnect": toggle("End when the front end goes, rather than wait for the next"),
+  "exit-on-disconnect": pair(
+    "exit-on-disconnect",
+    "End when the front end goes, rather than wait for the next; the default where ringfsd is called virtiofsd",
+    false,
+  ),
   sandbox: text("none", onlyNone("sandbox", "confine ringfsd from outside"), "Only none, so far"),
   seccomp: text("none", onlyNone("seccomp", "confine ringfsd from outside"), "Only none, so far"),
   "log-level": {
@@ -224,6 +237,21 @@ export const flags = {
     default: "info",
     brief: "What to say on standard error; trace is debug",
   },
+  syslog: toggle("Say it to the system's logger instead"),
+  "migration-mode": {
+    kind: "enum",
+    values: ["find-paths", "file-handles"],
+    optional: true,
+    brief: "How files would be named to another host; there is no migration yet, a hypervisor refuses it",
+  },
+  "migration-on-error": {
+    kind: "enum",
+    values: ["abort", "guest-error"],
+    optional: true,
+    brief: "What would become of files that cannot be migrated; as above",
+  },
+  "migration-verify-handles": toggle("As above"),
+  "migration-confirm-paths": toggle("As above"),
   "print-capabilities": toggle("Print what a hypervisor's manager asks for, as JSON"),
   version: toggle("Print the version"),
 } as const;

@@ -6,10 +6,12 @@ import { buildApplication, buildCommand, run } from "@stricli/core";
 import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
 import { allowedCpus } from "../ffi/affinity.ts";
+import { groupId } from "../ffi/group.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
+import type { PassedSocket } from "./systemd.ts";
 import { version } from "./version.ts";
 
 export { LOG_LEVELS, type LogLevel };
@@ -20,6 +22,8 @@ export interface ShareOptions {
   /** Where to listen, or the descriptor of a socket that listens already: one of the two. */
   socketPath?: string;
   fd?: number;
+  /** The group whose members may use the socket, by its id; its owner's alone where it is left out. */
+  socketGroup?: number;
   /** Shown in the device's configuration space. */
   tag?: string;
   fs: FsOptions;
@@ -42,12 +46,35 @@ export interface Options {
   /** Open files to ask for; 0: as it is. */
   rlimitNofile?: number;
   logLevel: LogLevel;
+  /** To the system's logger rather than standard error. */
+  syslog?: boolean;
+  /** What to say of the options once there is a log. */
+  notes?: string[];
+}
+
+/** How the process was started, besides its command line. */
+export interface Start {
+  /** The name by which it was called: as "virtiofsd" it is like that where the two differ. */
+  program?: string;
+  /** Sockets that it was given. */
+  sockets?: readonly PassedSocket[];
+  /** RUST_LOG, the log level of a program that was called virtiofsd. */
+  rustLog?: string;
 }
 
 /** What the command line asks for: to serve, or an exit status, after what there was to say was said. */
 export type Parsed = { options: Options } | { exit: number };
 
 const EXIT_USAGE = 2;
+
+/** What --print-capabilities says that there is, in virtiofsd's words: Incus asks for the first, libvirt for the second. */
+const FEATURES = ["posix-acl-negotiation-mode", "separate-options"];
+const MIGRATION = [
+  "migration-mode",
+  "migration-on-error",
+  "migration-verify-handles",
+  "migration-confirm-paths",
+] as const;
 
 function shapeOf(name: string): Shape | undefined {
   const flag = Object.hasOwn(flags, name) ? flags[name as keyof typeof flags] : undefined;
@@ -61,6 +88,7 @@ export async function parseOptions(
   args: readonly string[],
   say: (text: string) => void,
   complain: (text: string) => void,
+  start: Start = {},
 ): Promise<Parsed> {
   const refuse = (complaint: string) => {
     complain(`ringfsd: ${complaint} (see ringfsd --help)\n`);
@@ -76,7 +104,7 @@ export async function parseOptions(
   const command = buildCommand({
     func(given: Flags): Error | void {
       try {
-        parsed = decide(given, namesIn(words), say);
+        parsed = decide(given, namesIn(words), say, start);
       } catch (error) {
         return error as Error;
       }
@@ -123,15 +151,16 @@ function namesIn(words: readonly string[]): Set<string> {
 }
 
 /** Throws an Error with a sentence where what was given cannot be. */
-function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => void): Parsed {
+function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => void, start: Start): Parsed {
   if (line.version) {
     say(`ringfsd ${version()}\n`);
     return { exit: 0 };
   }
   if (line["print-capabilities"]) {
-    say(JSON.stringify({ type: "fs", features: ["separate-options"] }, null, 2) + "\n");
+    say(JSON.stringify({ type: "fs", features: FEATURES }, null, 2) + "\n");
     return { exit: 0 };
   }
+  if (start.program === "virtiofsd") likeVirtiofsd(line, named, start.rustLog);
   const file: ConfigFile = line.config === undefined
     ? { given: {}, without: new Set(), shares: [] }
     : readConfig(line.config);
@@ -145,11 +174,11 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   if (wrong !== "") throw new Error(wrong);
   const cpus = (cpuAffinity ?? allowed).length;
   const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
-  const shares = sharesOf(
-    given,
-    [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))],
-    queues,
-  );
+  const several = [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))];
+  const shares = sharesOf(given, several, queues, start.sockets ?? []);
+  const notes = MIGRATION.some((name) => given[name] || several.some((share) => share.given[name]))
+    ? ["--migration-… is understood, but there is no migration yet: a hypervisor refuses to migrate"]
+    : [];
   const wanted = shares.map((share) => share.numRequestQueues);
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
   const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
@@ -163,11 +192,21 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       threadPoolSize: given["thread-pool-size"],
       pollMaxUs: given["poll-max-us"],
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
+      ...(given.syslog ? { syslog: true } : {}),
+      ...(notes.length === 0 ? {} : { notes }),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
     },
   };
+}
+
+/** Where virtiofsd's ways differ, and its callers count on them: it ends with its one front end, and RUST_LOG is its log level. */
+function likeVirtiofsd(line: Flags, named: ReadonlySet<string>, rustLog: string | undefined): void {
+  if (!named.has("exit-on-disconnect")) line["exit-on-disconnect"] = true;
+  const level = rustLog?.toLowerCase();
+  const known = flags["log-level"].values.find((one) => one === level);
+  if (known !== undefined) line["log-level"] = known;
 }
 
 /** Puts options over others; those that are `named` below have the last word. */
@@ -185,14 +224,21 @@ function overlay(
 }
 
 /** The shares that are named, or the one of the options themselves. */
-function sharesOf(given: Flags, several: readonly GivenShare[], queues: number): ShareOptions[] {
-  if (several.length === 0) return [shareOf(given, queues)];
+function sharesOf(
+  given: Flags,
+  several: readonly GivenShare[],
+  queues: number,
+  sockets: readonly PassedSocket[],
+): ShareOptions[] {
+  const wishes = several.length === 0 ? [given] : several.map((one) => overlay(given, one));
+  const passed = assignSockets(wishes, sockets);
+  if (several.length === 0) return [shareOf({ ...given, fd: given.fd ?? passed.get(given) }, queues)];
   const outside = (["shared-dir", "socket-path", "fd", "tag"] as const).find((name) => given[name] !== undefined);
   if (outside !== undefined) throw new Error(`--${outside} and --share exclude each other: each share has its own`);
   const taken = new Map<string, string>();
-  return several.map((one) => {
+  return several.map((one, i) => {
     const { where, whichOne } = one;
-    const share = shareOf(overlay(given, one), queues, where);
+    const share = shareOf({ ...wishes[i], fd: wishes[i].fd ?? passed.get(wishes[i]) }, queues, where);
     for (const name of namesOf(share)) {
       const other = taken.get(name);
       if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too`);
@@ -200,6 +246,25 @@ function sharesOf(given: Flags, several: readonly GivenShare[], queues: number):
     }
     return share;
   });
+}
+
+/**
+ * Which share gets which of the sockets that the process was given: one that names none itself, and has the socket's name as its tag;
+ * a single socket goes to a single share whatever they are called. Throws an Error where one is left over.
+ */
+function assignSockets(shares: readonly Flags[], sockets: readonly PassedSocket[]): Map<Flags, number> {
+  const result = new Map<Flags, number>();
+  const without = shares.filter((share) => share["socket-path"] === undefined && share.fd === undefined);
+  const left = sockets.filter(({ fd }) => !shares.some((share) => share.fd === fd));
+  if (without.length === 1 && left.length === 1) return result.set(without[0], left[0].fd);
+  for (const { fd, name } of left) {
+    const share = without.find((one) => one.tag === name && !result.has(one));
+    if (share === undefined) {
+      throw new Error(`which share is socket ${JSON.stringify(name)} for? Give one, without a socket, tag ${name}`);
+    }
+    result.set(share, fd);
+  }
+  return result;
 }
 
 /** What no two shares may have. */
@@ -219,6 +284,18 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
   if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
   if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
+  const groupName = given["socket-group"];
+  const socketGroup = groupName === undefined ? undefined : groupId(groupName);
+  if (groupName !== undefined) {
+    if (fd !== undefined) throw complain("--socket-group is for --socket-path: who made the socket says whose it is");
+    if (socketGroup === undefined) {
+      throw complain(`--socket-group: there is no group ${groupName}: make it (groupadd), or give another`);
+    }
+  }
+  if (given["migration-mode"] === "file-handles") {
+    const needless = (["migration-verify-handles", "migration-confirm-paths"] as const).find((name) => given[name]);
+    if (needless) throw complain(`--migration-mode file-handles and --${needless} exclude each other`);
+  }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) throw complain(complaint);
@@ -226,6 +303,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
     sharedDir,
     ...(socketPath === undefined ? {} : { socketPath }),
     ...(fd === undefined ? {} : { fd }),
+    ...(socketGroup === undefined ? {} : { socketGroup }),
     ...(tag === undefined ? {} : { tag }),
     fs,
     numRequestQueues: given["num-request-queues"] ?? queues,
@@ -235,7 +313,8 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
 
 function fileSystem(given: Flags): FsOptions {
   const xattrMap = given.xattrmap ?? "";
-  const posixAcl = given["posix-acl"] === undefined ? false : given["posix-acl"] === "auto" ? "auto" : true;
+  const acl = given["posix-acl"] ?? "never";
+  const posixAcl = acl === "never" ? false : acl === "auto" ? "auto" : true;
   const securityLabel = given["security-label"];
   return {
     cache: given.cache === "none" ? "never" : given.cache,

@@ -10,6 +10,7 @@ import { LoopPool, type LoopThread } from "../vq/pool.ts";
 import { createLog, withPrefix } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
 import { ServedShare } from "./served_share.ts";
+import { Notifier } from "./systemd.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
@@ -17,19 +18,29 @@ const EXIT_FAILED = 1;
 const HELPERS = 16;
 /** Open files and nodes hold descriptors. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
+/** Who asks for an end gets it within five seconds, whatever the requests in flight wait for. */
+const END_MS = 4000;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
-  const log = createLog(options.logLevel);
+  const log = createLog(options.logLevel, options.syslog);
+  const notifier = new Notifier();
+  for (const note of options.notes ?? []) log.info(note);
   try {
-    return await serveShares(options, spawn, log);
+    return await serveShares(options, spawn, log, notifier);
   } catch (error) {
     log.error((error as Error).message);
+    notifier.tell(`STATUS=${(error as Error).message}`);
     return EXIT_FAILED;
   }
 }
 
-async function serveShares(options: Options, spawn: () => LoopThread, log: Log): Promise<number> {
+async function serveShares(
+  options: Options,
+  spawn: () => LoopThread,
+  log: Log,
+  notifier: Notifier,
+): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
   if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
   // The guest's modes are what it wants: it has applied its processes' umask already.
@@ -69,23 +80,52 @@ async function serveShares(options: Options, spawn: () => LoopThread, log: Log):
       ended.resolve(0);
     });
   }
-  listen(shares);
+  const status = statusOf(options.shares);
+  listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
   for (const { options } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }
   // One loop runs when the first front end comes; a share that nobody uses costs no loop anything.
   await shares[0].prepare();
+  notifier.tell("READY=1", `STATUS=${status(0)}`);
+  notifier.watch(() => pool.ping());
   serveAll(shares).then(ended.resolve);
-  const status = await ended.promise;
-  if (status === 0) await Promise.all(shares.map((share) => share.close()));
-  return status;
+  const code = await ended.promise;
+  notifier.unwatch();
+  notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
+  return code === 0 ? await closeAll(shares, log) : code;
+}
+
+/** What systemctl status shows; the result is told of each front end that comes (1) or goes (-1). */
+function statusOf(shares: readonly ShareOptions[]): (change: number) => string {
+  const what = shares.length === 1 ? `Sharing ${shares[0].sharedDir}` : `${shares.length} shares`;
+  let frontEnds = 0;
+  return (change) => {
+    frontEnds += change;
+    return `${what}; front ends connected: ${frontEnds}`;
+  };
+}
+
+/** Closes all shares, their requests finished, but waits for no more than a moment. Resolves with the exit status. */
+async function closeAll(shares: readonly ServedShare[], log: Log): Promise<number> {
+  const late = Promise.withResolvers<number>();
+  const timer = setTimeout(() => {
+    log.error(`ending with requests that did not finish in ${END_MS / 1000} s: the host's file system does not answer`);
+    late.resolve(EXIT_FAILED);
+  }, END_MS);
+  const closed = Promise.all(shares.map((share) => share.close())).then(() => 0);
+  try {
+    return await Promise.race([closed, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Has every share listen, or none. */
-function listen(shares: readonly ServedShare[]): void {
+function listen(shares: readonly ServedShare[], onFrontEnd: (connected: boolean) => void): void {
   const reactor = new Reactor();
   try {
-    for (const share of shares) share.listen(reactor);
+    for (const share of shares) share.listen(reactor, onFrontEnd);
   } catch (error) {
     // Their sockets' files go at once; the process ends before the rest is done.
     for (const share of shares) share.close().catch(() => {});

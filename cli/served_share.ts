@@ -10,6 +10,9 @@ import type { ShareOptions } from "./options.ts";
 
 /** Descriptors of the process that are no guest's. */
 const OWN = 128;
+/** The socket is its owner's, or a group's too: who connects can have any file of the share. */
+const OWNER_ONLY = 0o600;
+const WITH_GROUP = 0o660;
 
 export class ServedShare {
   readonly #config: FsConfig;
@@ -40,16 +43,19 @@ export class ServedShare {
     });
   }
 
-  /** Listens from now on. Throws an Error that says what is wrong with the socket. */
-  listen(reactor: Reactor): void {
-    const { socketPath, fd, exitOnDisconnect } = this.options;
+  /** Listens from now on; `onFrontEnd` hears who comes and goes. Throws an Error that says what is wrong with the socket. */
+  listen(reactor: Reactor, onFrontEnd: (connected: boolean) => void): void {
+    const { socketPath, socketGroup, fd, exitOnDisconnect } = this.options;
     this.#server = new Server({
       reactor,
       device: this.#device,
       log: this.log,
       ...(socketPath === undefined ? {} : { socketPath }),
       ...(fd === undefined ? {} : { fd }),
+      mode: socketGroup === undefined ? OWNER_ONLY : WITH_GROUP,
+      ...(socketGroup === undefined ? {} : { group: socketGroup }),
       exitOnDisconnect,
+      onFrontEnd,
     });
   }
 

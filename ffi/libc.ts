@@ -132,6 +132,8 @@ const lib = Deno.dlopen("libc.so.6", {
   getegid: { parameters: [], result: "u32" },
   /** int getgroups(int size, gid_t list[]) */
   getgroups: { parameters: ["i32", "buffer"], result: "i32" },
+  /** struct group *getgrnam(const char *name): static memory, NULL where there is none */
+  getgrnam: { parameters: ["buffer"], result: "pointer" },
   /** int unshare(int flags), of the calling thread */
   unshare: { parameters: ["i32"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },

@@ -4,7 +4,7 @@
  * For control planes. What the kernel follows pointers to (message header, iovec, control data, bytes) lies in one
  * mmapped page range of this isolate, so nothing moves under it; the caller's bytes are copied in and out.
  */
-import { EADDRINUSE, EAGAIN, ECONNREFUSED, EINTR, ENOENT } from "./errno.ts";
+import { EADDRINUSE, EAGAIN, ECONNREFUSED, EINTR, EINVAL, ENOENT } from "./errno.ts";
 import { O_NONBLOCK } from "./arch.ts";
 import { checked, cString, errno, errorText, libc, SystemError } from "./libc.ts";
 import { allocate, type Mapping } from "./memory.ts";
@@ -22,10 +22,14 @@ const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 0x8;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
+/** A user or group that chown(2) leaves as it is: -1. */
+const UNCHANGED = 0xffff_ffff;
 const STATX_TYPE = 0x1;
 const S_IFMT = 0o170000;
 const S_IFSOCK = 0o140000;
@@ -179,6 +183,8 @@ export interface ListenOptions {
   backlog?: number;
   /** Permission bits of the socket file; the process's umask decides where it is not given. */
   mode?: number;
+  /** Group of the socket file; the process's where it is not given. */
+  group?: number;
 }
 
 /**
@@ -195,12 +201,23 @@ export function listenUnix(path: string, options: ListenOptions = {}): number {
       code = bindWithMode(fd, where, options.mode);
     }
     if (code !== 0) throw new Error(`cannot listen on ${path}: ${errorText(code)}`);
+    // Nobody can connect before it listens.
+    if (options.group !== undefined) giveToGroup(path, options.group);
     if (libc.listen(fd, options.backlog ?? 16) < 0) throw new Error(`cannot listen on ${path}: ${errorText(errno())}`);
     return fd;
   } catch (error) {
     libc.close(fd);
     throw error;
   }
+}
+
+/** fchownat(2) of the group alone. Throws an Error that says what to do; the file is removed then. */
+function giveToGroup(path: string, group: number): void {
+  const name = cString(path);
+  if (libc.fchownat(AT_FDCWD, name, UNCHANGED, group, AT_SYMLINK_NOFOLLOW) === 0) return;
+  const why = errorText(errno());
+  libc.unlinkat(AT_FDCWD, name, 0);
+  throw new Error(`cannot give ${path} to group ${group}: ${why}: run as root, or as a member of that group`);
 }
 
 /** bind(2), with the file's mode set from the first moment. Returns 0 or an errno. */
@@ -264,6 +281,32 @@ export function connectUnix(path: string, options: { nonblock?: boolean } = {}):
   }
   if (options.nonblock) setNonblock(fd);
   return fd;
+}
+
+/**
+ * A datagram socket that sends to a path, or to an abstract name where it begins with "@" (unix(7)): nonblocking, closed on exec.
+ * Returns the descriptor or -errno; a name that cannot be one is -EINVAL.
+ */
+export function connectDatagram(name: string): number {
+  const bytes = new TextEncoder().encode(name);
+  if (bytes.length < 2 || bytes.length > SOCKET_PATH_MAX || bytes.includes(0)) return -EINVAL;
+  const where = new Uint8Array(sockaddr_un.sizeof);
+  new DataView(where.buffer).setUint16(sockaddr_un.sun_family, AF_UNIX, true);
+  where.set(bytes, sockaddr_un.sun_path);
+  const abstract = name.startsWith("@");
+  if (abstract) where[sockaddr_un.sun_path] = 0;
+  const fd = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return -errno();
+  // An abstract name ends where the address does, a path at its NUL.
+  if (libc.connect(fd, where, sockaddr_un.sun_path + bytes.length + (abstract ? 0 : 1)) === 0) return fd;
+  const code = errno();
+  libc.close(fd);
+  return -code;
+}
+
+/** Has a descriptor that was inherited closed on exec from now on. */
+export function closeOnExec(fd: number): void {
+  libc.fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 /** accept4(2): a connection, closed on exec, nonblocking unless told otherwise; or -errno, -EAGAIN where none waits. */

@@ -29,8 +29,9 @@ export interface ServerOptions {
   log: Log;
   /** Where to listen. Exactly one of `socketPath` and `fd` is given. */
   socketPath?: string;
-  /** Permission bits of the socket file. */
+  /** Permission bits of the socket file, and its group. */
   mode?: number;
+  group?: number;
   /**
    * A UNIX stream socket that was inherited: one that listens, or a connection, which is served and then ends the
    * server.
@@ -38,6 +39,8 @@ export interface ServerOptions {
   fd?: number;
   /** Ends the server when the first front end has gone. */
   exitOnDisconnect?: boolean;
+  /** A front end has come, or has gone. */
+  onFrontEnd?: (connected: boolean) => void;
 }
 
 export class Server {
@@ -54,10 +57,10 @@ export class Server {
   /** Listens from now on. Throws an Error that says what was asked, what went wrong and what to do. */
   constructor(options: ServerOptions) {
     this.#options = options;
-    const { socketPath, fd, mode } = options;
+    const { socketPath, fd, mode, group } = options;
     if ((socketPath === undefined) === (fd === undefined)) throw new Error("give either a socket path or a descriptor");
     if (socketPath !== undefined) {
-      this.#fd = listenUnix(socketPath, { mode });
+      this.#fd = listenUnix(socketPath, { mode, group });
       this.#isConnection = false;
       return;
     }
@@ -125,10 +128,11 @@ export class Server {
 
   /** Serves one front end from beginning to end. Resolves with the number of its messages. */
   async #runSession(fd: number): Promise<number> {
-    const { reactor, device, log } = this.#options;
+    const { reactor, device, log, onFrontEnd } = this.#options;
     const who = `front end (process ${peerOf(fd)})`;
     const session = this.#session = new Session(new Connection(reactor, fd), device, log);
     log.info(`${who} connected`);
+    onFrontEnd?.(true);
     try {
       await session.run();
       log.info(`${who} disconnected`);
@@ -137,6 +141,7 @@ export class Server {
     } finally {
       await session.close();
       this.#session = null;
+      onFrontEnd?.(false);
     }
     return session.messages;
   }

@@ -109,7 +109,7 @@ class Member {
 
   #do(request: LoopRequest): number {
     if (request.op === "init" || request.op === "help") throw new Error("a thread starts once");
-    if (request.op === "exit") return 0;
+    if (request.op === "exit" || request.op === "ping") return 0;
     if (request.op === "add-device") return this.#addDevice(request.device, request.config);
     const device = this.loop.devices.get(request.device);
     if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);

@@ -60,6 +60,8 @@ export type LoopRequest =
   /** Answers with the next available index. `gone`: nobody will see what the requests in flight answer. */
   | { op: "stop-queue"; device: number; index: number; gone: boolean }
   | { op: "reset"; device: number }
+  /** Nothing but an answer: the loop turns. */
+  | { op: "ping" }
   | { op: "exit" };
 
 /** A request with its number, which the answer repeats. */

@@ -181,6 +181,11 @@ export class LoopPool {
     this.#queues[loop.index] += change;
   }
 
+  /** Resolves when every loop that runs has answered: none of them hangs. Rejects where one has ended. */
+  async ping(): Promise<void> {
+    await Promise.all(this.#loops.map((loop) => loop?.ask({ op: "ping" })));
+  }
+
   /** Starts one more helper thread, where there may be more. A helper stays: its thread can end with the process only. */
   #startHelper(): void {
     if (this.#helpers >= this.#maxHelpers) return;

@@ -1,0 +1,115 @@
+// The man page and the completions, each read by the program that it is for.
+import assert from "node:assert/strict";
+import { flags } from "../../cli/flags.ts";
+import { bashCompletion, fishCompletion, manPage, options, zshCompletion } from "../../packaging/documents.ts";
+import { have, run, tempDir } from "./helpers.ts";
+
+const names = Object.keys(flags);
+const without = (program: string) => have(program) ? "" : ` (skipped: there is no ${program})`;
+
+Deno.test("options() has every option once, and each document names it", () => {
+  assert.deepEqual(options().map(({ name }) => name), names);
+  const man = manPage("1.2.3", "2026-01-02").replaceAll("\\-", "-");
+  for (const name of names) {
+    assert.equal(man.split(`\n.BR --${name} `).length, 2, `${name} in the man page`);
+    assert.match(bashCompletion(), new RegExp(`[" ]--${name}[" ]`));
+    assert.equal(zshCompletion().split(`'*--${name}`).length > 1, true, `${name} for zsh`);
+    assert.match(fishCompletion(), new RegExp(`^complete -c ringfsd -l ${name} `, "m"));
+  }
+});
+
+Deno.test({
+  name: `manPage() is read by groff without a warning${without("groff")}`,
+  ignore: !have("groff"),
+  async fn() {
+    using dir = tempDir();
+    Deno.writeTextFileSync(`${dir.path}/ringfsd.1`, manPage("0.1.0+g1a2b3c4-dirty", "2026-01-02"));
+    const { code, stdout, stderr } = await run("groff", ["-man", "-ww", "-Tascii", "-P-cbou", `${dir.path}/ringfsd.1`]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    assert.match(stdout, /^RINGFSD\(1\) +User Commands +RINGFSD\(1\)/);
+    assert.match(stdout, /--cache never\|none\|auto\|metadata\|always\n/);
+    assert.match(stdout, /--readdirplus, --no-readdirplus\n/);
+    assert.match(stdout, /--posix-acl\[=on\|/);
+    assert.match(stdout, /0\.1\.0\+g1a2b3c4-dirty +2026-01-02/);
+  },
+});
+
+/** What bash offers when the last of the words is completed. */
+async function bash(...words: string[]): Promise<string[]> {
+  const script = `${bashCompletion()}
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+_ringfsd
+printf '%s\\n' "\${COMPREPLY[@]}"`;
+  const { code, stdout, stderr } = await run("bash", ["-uc", script, "bash", "ringfsd", ...words]);
+  assert.deepEqual([code, stderr], [0, ""], words.join(" "));
+  return stdout.split("\n").filter((line) => line !== "");
+}
+
+Deno.test({
+  name: `bashCompletion() offers names, values, directories and groups${without("bash")}`,
+  ignore: !have("bash"),
+  async fn() {
+    assert.deepEqual(await bash("--socket-"), ["--socket-path", "--socket-group"]);
+    assert.deepEqual(await bash("--no-readd"), ["--no-readdirplus"]);
+    assert.deepEqual(await bash("--cache", "a"), ["auto", "always"]);
+    assert.deepEqual(await bash("--cache", "=", "me"), ["metadata"]);
+    assert.deepEqual(await bash("--cache", "="), ["never", "none", "auto", "metadata", "always"]);
+    assert.deepEqual(await bash("--posix-acl", "=", "al"), ["always"]);
+    assert.deepEqual(await bash("--posix-acl", "--xattrm"), ["--xattrmap"]);
+    assert.deepEqual(await bash("--socket-group", "roo"), ["root"]);
+    using dir = tempDir();
+    Deno.mkdirSync(`${dir.path}/share a`);
+    Deno.writeTextFileSync(`${dir.path}/share.json`, "");
+    assert.deepEqual(await bash("--shared-dir", `${dir.path}/sh`), [`${dir.path}/share a`]);
+    assert.deepEqual((await bash("--config", `${dir.path}/sh`)).length, 2);
+  },
+});
+
+Deno.test({
+  name: `bashCompletion() has nothing that shellcheck minds${without("shellcheck")}`,
+  ignore: !have("shellcheck"),
+  async fn() {
+    using dir = tempDir();
+    Deno.writeTextFileSync(`${dir.path}/ringfsd`, bashCompletion());
+    assert.equal((await run("shellcheck", ["-s", "bash", `${dir.path}/ringfsd`])).stdout, "");
+  },
+});
+
+Deno.test({
+  name: `fishCompletion() offers names and values${without("fish")}`,
+  ignore: !have("fish"),
+  async fn() {
+    using dir = tempDir();
+    Deno.writeTextFileSync(`${dir.path}/ringfsd.fish`, fishCompletion());
+    const offered = async (line: string) => {
+      const script = `source ${dir.path}/ringfsd.fish; complete -C${JSON.stringify(line)}`;
+      const { code, stdout, stderr } = await run("fish", ["--no-config", "-c", script], { env: { HOME: dir.path } });
+      assert.deepEqual([code, stderr], [0, ""], line);
+      return stdout.split("\n").map((one) => one.split("\t")[0]);
+    };
+    assert.deepEqual(await offered("ringfsd --socket-"), ["--socket-group", "--socket-path"]);
+    assert.deepEqual((await offered("ringfsd --cache ")).sort(), ["always", "auto", "metadata", "never", "none"]);
+    assert.deepEqual(await offered("ringfsd --log-level=w"), ["--log-level=warn"]);
+  },
+});
+
+Deno.test({
+  name: `zshCompletion() is zsh, and each of its specifications is one of _arguments'${without("zsh")}`,
+  ignore: !have("zsh"),
+  async fn() {
+    using dir = tempDir();
+    Deno.writeTextFileSync(`${dir.path}/_ringfsd`, zshCompletion());
+    // What _arguments itself makes of them: comparguments fails on one that it cannot read, but works in a completion only.
+    const { code, stdout, stderr } = await run("zsh", [
+      "-fc",
+      `_arguments() { print -rl -- "$@" }\nsource ${dir.path}/_ringfsd`,
+    ]);
+    assert.deepEqual([code, stderr], [0, ""]);
+    const specs = stdout.split("\n");
+    assert.ok(specs.length > names.length);
+    for (const spec of specs) {
+      assert.match(spec, /^\*?--[a-z0-9-]+(=-?)?\[(\\.|[^\]\\])+\](:?:(\\.|[^:\\])+:.+)?$/, spec);
+    }
+    assert.ok(specs.some((spec) => spec.endsWith(":(never none auto metadata always)")));
+  },
+});

@@ -52,7 +52,6 @@ const CARRY = 2 ** 30;
 // Words of the head.
 const SLOTS_HEAD = 0;
 const GENERATIONS = 16;
-const CONTENDED = 32;
 const KNOWN = 48;
 const HOLDING = 49;
 const BUCKETS_AT = 64;
@@ -134,8 +133,8 @@ export class NodeTable {
     if (lo === 0 || lo >= SLOTS) return 0;
     const w = this.#words;
     const at = NODES_AT + lo * WORDS;
-    if (w[at + GENERATION] !== (hi | 0)) return 0;
-    return w[at + COUNT] > 0 ? lo : 0;
+    // In this order, as in #lockNode.
+    return w[at + COUNT] > 0 && w[at + GENERATION] === (hi | 0) ? lo : 0;
   }
 
   /**
@@ -185,11 +184,6 @@ export class NodeTable {
   /** How many of them hold a descriptor. */
   get holding(): number {
     return Atomics.load(this.#words, HOLDING);
-  }
-
-  /** How often somebody had to wait for a bucket's lock. */
-  get contended(): number {
-    return Atomics.load(this.#words, CONTENDED);
   }
 
   /**
@@ -246,7 +240,7 @@ export class NodeTable {
     const fresh = fd >= NO_FD ? -1 : this.#slots.take();
     if (fresh < 0) return 0;
     const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
-    this.#lock(bucket);
+    lock(w, bucket + 1);
     try {
       for (let slot = w[bucket]; slot !== 0; slot = w[NODES_AT + slot * WORDS + NEXT]) {
         const same = this.#compare(slot, id, handle);
@@ -322,13 +316,11 @@ export class NodeTable {
       if (w[NODES_AT + slot * WORDS + COUNT] > 0 && hasFd(file)) close(fdOf(file));
     }
     const generations = w[GENERATIONS];
-    const contended = w[CONTENDED];
     discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / PAGE_WORDS) * PAGE);
     const more = Math.ceil(MORE_AT / PAGE_WORDS);
     const moreEnd = Math.floor((MORE_AT + used * MORE_WORDS) / PAGE_WORDS);
     if (moreEnd > more) discard(this.#addr + more * PAGE as HostAddr, (moreEnd - more) * PAGE);
     w[GENERATIONS] = generations;
-    w[CONTENDED] = contended;
     this.setRoot(fdOf(rootFile), id, typeOf(rootFile));
   }
 
@@ -400,8 +392,10 @@ export class NodeTable {
     const at = NODES_AT + slot * WORDS;
     if (Atomics.load(w, at + GENERATION) !== (generation | 0)) return 0;
     const bucket = this.#bucket(w[at + INO_LO], w[at + INO_HI], w[at + DEV], w[at + MOUNT]);
-    this.#lock(bucket);
-    if (Atomics.load(w, at + GENERATION) === (generation | 0) && w[at + COUNT] > 0) return bucket;
+    lock(w, bucket + 1);
+    // The count first: a slot that is being filled gets its generation before its count. The other way round, the generation of
+    // before, which a guest may guess, and the count of after would pass for a node, of which the identity was half written.
+    if (Atomics.load(w, at + COUNT) > 0 && Atomics.load(w, at + GENERATION) === (generation | 0)) return bucket;
     unlock(w, bucket + 1);
     return 0;
   }
@@ -411,10 +405,6 @@ export class NodeTable {
     let link = bucket;
     while (w[link] !== slot) link = NODES_AT + w[link] * WORDS + NEXT;
     Atomics.store(w, link, w[NODES_AT + slot * WORDS + NEXT]);
-  }
-
-  #lock(bucket: number): void {
-    if (lock(this.#words, bucket + 1)) Atomics.add(this.#words, CONTENDED, 1);
   }
 
   /** The word of an identity's bucket; its lock is the next one. */

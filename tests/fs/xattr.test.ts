@@ -134,7 +134,10 @@ withDaemon("Extended attributes", { args: ["--xattr"] }, async (daemon, { client
   }, cannot);
   await step("ACLs are not there as long as nobody keeps them", () => {
     const node = make(client, "acl");
-    new Deno.Command("setfacl", { args: ["-m", "u:1:r", daemon.path("acl")] }).outputSync();
+    // struct posix_acl_xattr: version 2, then tag, permissions and id: the owner, user 1, the group, the mask, others.
+    const acl = [[0x01, 6, -1], [0x02, 4, 1], [0x04, 4, -1], [0x10, 4, -1], [0x20, 4, -1]];
+    const entries = acl.map(([tag, permissions, id]) => u32(tag | permissions << 16, id));
+    assert.equal(hostSet(daemon.path("acl"), "system.posix_acl_access", bytes(u32(2), ...entries)), 0);
     set(client, node, "user.a", "1");
     assert.equal(get(client, node, "system.posix_acl_access"), -EOPNOTSUPP);
     assert.equal(set(client, node, "system.posix_acl_default", "1"), -EOPNOTSUPP);

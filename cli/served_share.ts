@@ -1,6 +1,7 @@
 /** One share of the process: a directory, the device that shows it, and the socket where front ends find the device. */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
+import { KEPT } from "../fs/descriptors.ts";
 import { closeShare, configSpace, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
@@ -8,8 +9,6 @@ import type { Log } from "../vq/log.ts";
 import type { LoopPool } from "../vq/pool.ts";
 import type { ShareOptions } from "./options.ts";
 
-/** Descriptors of the process that are no guest's. */
-const OWN = 128;
 /** The socket is its owner's, or a group's too: who connects can have any file of the share. */
 const OWNER_ONLY = 0o600;
 const WITH_GROUP = 0o660;
@@ -28,7 +27,7 @@ export class ServedShare {
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
     this.#config = openShare(sharedDir, options.fs, pool.count, log);
-    this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
+    this.#config.descriptors = KEPT + Math.floor((this.#config.descriptors - KEPT) / parts);
     this.#device = new DeviceControl({
       id,
       pool,

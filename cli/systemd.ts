@@ -2,7 +2,6 @@
  * What systemd and a service say to each other: sockets that it passes (sd_listen_fds(3)), states that it is told (sd_notify(3)), a
  * watchdog (sd_watchdog_enabled(3)), the journal's priorities (sd-daemon(3)). Without systemd all of it does nothing.
  */
-import { libc } from "../ffi/libc.ts";
 import { closeOnExec, connectDatagram, send } from "../ffi/socket.ts";
 
 /** The first descriptor that is passed: SD_LISTEN_FDS_START. */
@@ -96,10 +95,5 @@ export class Notifier {
   /** Says no more of the watchdog. */
   unwatch(): void {
     clearInterval(this.#timer);
-  }
-
-  close(): void {
-    this.unwatch();
-    if (this.#fd >= 0) libc.close(this.#fd);
   }
 }

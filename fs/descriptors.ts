@@ -12,7 +12,7 @@ import type { MountTable } from "./mounts.ts";
 import type { NodeTable } from "./nodes.ts";
 
 /** For all that is not the guest's: sockets, rings, the runtime, what a request opens and closes; and for each loop. */
-const KEPT = 128;
+export const KEPT = 128;
 const KEPT_LOOP = 16;
 /** What several loops may take beyond the limit at once, each having seen that there was one left. */
 const SLACK = 32;

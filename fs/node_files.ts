@@ -6,7 +6,7 @@
 import { O_DIRECTORY, O_NONBLOCK, O_RDONLY } from "../ffi/arch.ts";
 import { EMFILE, ENFILE, EOPNOTSUPP, ESTALE } from "../ffi/errno.ts";
 import { libc } from "../ffi/libc.ts";
-import { S_IFDIR, S_IFREG, statfs } from "../ffi/stat_layout.ts";
+import { S_IFDIR, S_IFREG } from "../ffi/stat_layout.ts";
 import type { FsConfig } from "./config.ts";
 import type { Descriptors } from "./descriptors.ts";
 import { FileHandle } from "./file_handle.ts";
@@ -14,6 +14,7 @@ import type { MountTable } from "./mounts.ts";
 import { fdOf, hasFd, NEEDS_HANDLE, type NodeTable, type Retire, withFd } from "./nodes.ts";
 import type { ProcPath } from "./proc_path.ts";
 import { StatBuffer } from "./stat.ts";
+import { fileSystemType } from "./where.ts";
 
 /** Nodes of one request: RENAME and LINK name two. */
 const OPENED_MAX = 4;
@@ -23,9 +24,6 @@ const OPENED_MAX = 4;
  * tell whether it does. linux/magic.h.
  */
 export const FUSE_SUPER_MAGIC = 0x65735546;
-
-const statfsBytes = new Uint8Array(statfs.sizeof);
-const statfs32 = new Uint32Array(statfsBytes.buffer);
 
 export class NodeFiles {
   /** The handle of the file that is being looked up. */
@@ -157,6 +155,7 @@ export class NodeFiles {
   }
 
   #isFuse(fd: number): boolean {
-    return libc.fstatfs(fd, statfsBytes) < 0 || statfs32[statfs.f_type >> 2] === FUSE_SUPER_MAGIC;
+    const type = fileSystemType(fd);
+    return type === 0 || type === FUSE_SUPER_MAGIC;
   }
 }

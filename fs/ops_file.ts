@@ -29,7 +29,6 @@ import {
   S_IFDIR,
   S_IFLNK,
   S_IFREG,
-  statfs,
 } from "../ffi/stat_layout.ts";
 import { IORING_FSYNC_DATASYNC, IOSQE_ASYNC } from "../ffi/uring_layout.ts";
 import type { FsOptions } from "./config.ts";
@@ -42,6 +41,7 @@ import { dropOwner } from "./ops_lock.ts";
 import { dropMappedCapability } from "./ops_xattr.ts";
 import { DATA, ELSEWHERE } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
+import { KIND_MEMORY, kindOf } from "./where.ts";
 import * as wire from "./wire.ts";
 import {
   fuse_create_in,
@@ -87,11 +87,6 @@ const READ_ON_RING = 2;
 const DIRECT = 3;
 /** A read of so many bytes takes longer than it takes to wake a worker. */
 const ASIDE_BYTES = 64 * 1024;
-/** File systems without a "do not wait", whose files are in memory anyway: tmpfs, ramfs, hugetlbfs (linux/magic.h). */
-const MEMORY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
-
-const statfsBytes = new Uint8Array(statfs.sizeof);
-const statfs32 = new Uint32Array(statfsBytes.buffer);
 const long64 = new BigInt64Array(2);
 const long32 = new Uint32Array(long64.buffer);
 const offset64 = new BigInt64Array(1);
@@ -261,7 +256,8 @@ export function read(fs: FsService, slot: number): number {
   if (fs.isHelper) return -failed;
   if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
   if (failed !== EOPNOTSUPP) return -failed;
-  const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
+  // A file system without a "do not wait", whose files may be in memory anyway.
+  const memory = kindOf(fd) === KIND_MEMORY;
   fs.handles.setReading(fh, memory ? READ_PLAIN : READ_ON_RING);
   return memory ? read(fs, slot) : readLater(fs, slot, fd, count);
 }
@@ -275,7 +271,7 @@ function readLater(fs: FsService, slot: number, fd: number, count: number): numb
 /** Has a worker of the ring read on a processor that is idle, while this loop reads the next one. */
 function readAside(fs: FsService, slot: number, fd: number, count: number): number {
   letWait(fs, READ_FH, fd);
-  const copy = libc.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  const copy = duplicate(fd);
   if (copy < 0) {
     fs.loop.spare.give();
     return readLater(fs, slot, fd, count);
@@ -364,11 +360,6 @@ function writeLater(fs: FsService, slot: number, fd: number, count: number): num
 /** Whether a WRITE goes to the file's end, wherever others have moved that. What comes out of the client's cache has its place. */
 function appends(in32: Uint32Array): boolean {
   return (in32[WRITE_OPEN_FLAGS] & O_APPEND) !== 0 && (in32[WRITE_FLAGS] & wire.FUSE_WRITE_CACHE) === 0;
-}
-
-/** f_type of statfs(2) for an open file, or 0. */
-function fileSystemType(fd: number): number {
-  return libc.fstatfs(fd, statfsBytes) < 0 ? 0 : statfs32[statfs.f_type >> 2];
 }
 
 /** The descriptor of the file handle at word `at` of the request, or -1. */

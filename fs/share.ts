@@ -2,7 +2,6 @@
 import { O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDONLY } from "../ffi/arch.ts";
 import { EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
-import { statfs } from "../ffi/stat_layout.ts";
 import type { Log } from "../vq/log.ts";
 import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
@@ -14,7 +13,7 @@ import { FUSE_SUPER_MAGIC } from "./node_files.ts";
 import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
 import { allocateSession, freeSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
-import { type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
+import { fileSystemType, type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
 
 /**
@@ -92,9 +91,9 @@ function tryHandles(rootFd: number, mountFd: number, wanted: FileHandles): strin
   if (failed === -EOPNOTSUPP) return "its file system has no file handles";
   if (failed === -EOVERFLOW) return "the handles of its file system are too long";
   if (failed < 0) return `its file handle cannot be had, ${errorText(-failed)}`;
-  const bytes = new Uint8Array(statfs.sizeof);
-  const type = libc.fstatfs(rootFd, bytes) < 0 ? 0 : new Uint32Array(bytes.buffer)[statfs.f_type >> 2];
-  if (type === FUSE_SUPER_MAGIC && wanted === "prefer") return "a file system in user space may not find them again";
+  if (fileSystemType(rootFd) === FUSE_SUPER_MAGIC && wanted === "prefer") {
+    return "a file system in user space may not find them again";
+  }
   const fd = handle.open(mountFd);
   if (fd === -EPERM) return "opening file handles needs CAP_DAC_READ_SEARCH";
   if (fd < 0) return `its file handles cannot be opened, ${errorText(-fd)}`;

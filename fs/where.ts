@@ -43,11 +43,17 @@ const KINDS: ReadonlyMap<number, Kind> = new Map<number, Kind>([
   [0x482b, KIND_LOCAL], // hfsplus
 ]);
 
+const statfsBytes = new Uint8Array(statfs.sizeof);
+const statfs32 = new Uint32Array(statfsBytes.buffer);
+
+/** f_type of statfs(2) for a descriptor, or 0. */
+export function fileSystemType(fd: number): number {
+  return libc.fstatfs(fd, statfsBytes) < 0 ? 0 : statfs32[statfs.f_type >> 2];
+}
+
 /** The kind of the file system of a descriptor. */
 export function kindOf(fd: number): Kind {
-  const bytes = new Uint8Array(statfs.sizeof);
-  if (libc.fstatfs(fd, bytes) < 0) return KIND_REMOTE;
-  return KINDS.get(new DataView(bytes.buffer).getUint32(statfs.f_type, true)) ?? KIND_REMOTE;
+  return KINDS.get(fileSystemType(fd)) ?? KIND_REMOTE;
 }
 
 /**

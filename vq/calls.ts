@@ -13,7 +13,7 @@ import { errno, libc } from "../ffi/libc.ts";
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
 import { SLOTS } from "./requests.ts";
-import { lock } from "./spin.ts";
+import { lock, unlock } from "./spin.ts";
 
 /** A call: words as below, and room for what its arguments point to. */
 const CALL_BYTES = 256;
@@ -113,10 +113,10 @@ class Shared {
     const w = this.words;
     const queue = this.queue(index);
     const capacity = this.capacity(index);
-    this.lock(queue);
+    lock(w, queue + LOCK);
     w[queue + QUEUE_HEAD + w[queue + LAST] % capacity] = call;
     w[queue + LAST] = (w[queue + LAST] + 1) % (capacity * 2);
-    Atomics.store(w, queue + LOCK, 0);
+    unlock(w, queue + LOCK);
   }
 
   /** The oldest, or -1. */
@@ -124,7 +124,7 @@ class Shared {
     const w = this.words;
     const queue = this.queue(index);
     const capacity = this.capacity(index);
-    this.lock(queue);
+    lock(w, queue + LOCK);
     let call = -1;
     // Under the lock: who is refused here is followed by a helper that leaves the line, and looks again.
     const may = index !== LOCK_LINE || Atomics.load(w, IN_LOCKS) < this.init.inLocks;
@@ -133,7 +133,7 @@ class Shared {
       w[queue + FIRST] = (w[queue + FIRST] + 1) % (capacity * 2);
       if (index === LOCK_LINE) Atomics.add(w, IN_LOCKS, 1);
     }
-    Atomics.store(w, queue + LOCK, 0);
+    unlock(w, queue + LOCK);
     return call;
   }
 
@@ -142,7 +142,7 @@ class Shared {
     const w = this.words;
     const queue = this.queue(index);
     const capacity = this.capacity(index);
-    this.lock(queue);
+    lock(w, queue + LOCK);
     let found = false;
     for (let i = w[queue + FIRST]; i !== w[queue + LAST]; i = (i + 1) % (capacity * 2)) {
       const at = queue + QUEUE_HEAD + i % capacity;
@@ -150,12 +150,8 @@ class Shared {
       else found = w[at] === call;
     }
     if (found) w[queue + LAST] = (w[queue + LAST] + capacity * 2 - 1) % (capacity * 2);
-    Atomics.store(w, queue + LOCK, 0);
+    unlock(w, queue + LOCK);
     return found;
-  }
-
-  lock(queue: number): void {
-    lock(this.words, queue + LOCK);
   }
 }
 
@@ -242,10 +238,10 @@ export class Calls {
     if (was === QUEUED) return !this.#withdraw(call);
     if (was !== RUNNING && was !== CANCELLED) return false;
     Atomics.compareExchange(words, at + STATE, RUNNING, CANCELLED);
-    this.#shared.lock(at + SIGNALLING);
+    lock(words, at + SIGNALLING);
     const thread = Atomics.load(words, at + THREAD);
     if (thread > 0 && Atomics.load(words, at + STATE) === CANCELLED) interrupt(thread);
-    Atomics.store(words, at + SIGNALLING, 0);
+    unlock(words, at + SIGNALLING);
     return true;
   }
 
@@ -333,10 +329,10 @@ function makeCall(shared: Shared, call: number, thread: number, work: HelperWork
     }
   }
   longs[at / 8 + RESULT] = result;
-  shared.lock(at / 4 + SIGNALLING);
+  lock(words, at / 4 + SIGNALLING);
   const cancelled = Atomics.exchange(words, state, DONE) === CANCELLED;
   Atomics.store(words, at / 4 + THREAD, 0);
-  Atomics.store(words, at / 4 + SIGNALLING, 0);
+  unlock(words, at / 4 + SIGNALLING);
   // A signal that was sent too late is taken here, at the end of a system call that it does not harm, and not by the next call.
   if (cancelled) libc.sched_yield();
 }

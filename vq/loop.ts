@@ -1,7 +1,7 @@
 /**
- * One loop: a thread with its own io_uring (or what stands for it, ffi/plain_ring.ts) that serves a set of virtqueues. It takes chains, hands them to their device's
- * service, collects completions, publishes what is finished once a batch, and sleeps in io_uring_enter when there is nothing
- * to do. It returns to its caller only when the control eventfd was written: then messages wait.
+ * One loop: a thread with its own io_uring (or what stands for it, ffi/plain_ring.ts) that serves a set of virtqueues. It takes
+ * chains, hands them to their device's service, collects completions, shows drivers what is finished and calls them, and sleeps in
+ * io_uring_enter when there is nothing to do. It returns to its caller only when the control eventfd was written: then messages wait.
  */
 import { nowMs } from "../ffi/clock.ts";
 import { signal } from "../ffi/eventfd.ts";

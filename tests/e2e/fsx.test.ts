@@ -1,6 +1,6 @@
 /** Random operations on a file against a model in memory (tests/posix/fsx.ts), in a User-Mode Linux guest, for each cache mode. */
 import assert from "node:assert/strict";
-import { Bed } from "../guest/bed.ts";
+import { withBed } from "../guest/bed.ts";
 import { Debian } from "../guest/debian.ts";
 import { setUp } from "../guest/guest.ts";
 
@@ -42,8 +42,7 @@ for (const [mode, { options, mayMap }] of Object.entries(modes)) {
     name: `fsx: ${operations} random operations agree with the model in a guest with ${mode}`,
     ignore: ignore !== undefined,
     async fn() {
-      const bed = new Bed("uml");
-      try {
+      await withBed("uml", async (bed) => {
         await bed.make(...options);
         const debian = await Debian.open(bed);
         const map = mayMap ? "" : " --no-map";
@@ -54,12 +53,7 @@ for (const [mode, { options, mayMap }] of Object.entries(modes)) {
         const [guest] = (await debian.run("sync && sha256sum < /mnt/file")).split(" ");
         const bytes = await crypto.subtle.digest("SHA-256", await Deno.readFile(`${bed.shared}/file`));
         assert.equal(Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, "0")).join(""), guest);
-      } catch (error) {
-        console.error(bed.report());
-        throw error;
-      } finally {
-        await bed.clear();
-      }
+      });
     },
   });
 }

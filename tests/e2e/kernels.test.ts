@@ -9,7 +9,7 @@ import {
   IORING_SETUP_SUBMIT_ALL,
   IORING_SETUP_TASKRUN_FLAG,
 } from "../../ffi/uring_layout.ts";
-import { Bed } from "../guest/bed.ts";
+import { withBed } from "../guest/bed.ts";
 import { Debian } from "../guest/debian.ts";
 import { setUp } from "../guest/guest.ts";
 
@@ -45,9 +45,8 @@ Deno.test({
   name: "kernels: the daemon runs on Linux 6.1 and takes the flags that it has, in a User-Mode Linux guest",
   ignore: ignore !== undefined,
   async fn() {
-    const bed = new Bed("uml");
-    bed.memMib = 1024;
-    try {
+    await withBed("uml", async (bed) => {
+      bed.memMib = 1024;
       await bed.make();
       const debian = await Debian.open(bed);
       assert.match(await debian.run("uname -r"), /^6\.1\./);
@@ -67,11 +66,6 @@ Deno.test({
       assert.match(said, /^ok \| [1-9]\d* passed/m);
       assert.match(said, /^session ok$/m);
       assert.match(said, /^daemon: 0$/m);
-    } catch (error) {
-      console.error(bed.report());
-      throw error;
-    } finally {
-      await bed.clear();
-    }
+    });
   },
 });

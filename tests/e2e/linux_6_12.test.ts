@@ -3,7 +3,7 @@
  * request queues (since 6.11) and maps files shared without a cache where it may (since 6.6).
  */
 import assert from "node:assert/strict";
-import { Bed } from "../guest/bed.ts";
+import { type Bed, withBed } from "../guest/bed.ts";
 import { setUp } from "../guest/guest.ts";
 import { expectAsKnown, FLAGS, makeRoot, onHost, parse } from "../guest/posix.ts";
 import { checksum } from "../guest/tree.ts";
@@ -28,16 +28,10 @@ function test(name: string, body: (bed: Bed) => Promise<void>): void {
     name: `Linux 6.12 in QEMU: ${name}`,
     ignore: ignore !== undefined,
     async fn() {
-      const bed = new Bed("tcg");
-      bed.machine = { kernel: KERNEL };
-      try {
+      await withBed("tcg", async (bed) => {
+        bed.machine = { kernel: KERNEL };
         await body(bed);
-      } catch (error) {
-        console.error(bed.report());
-        throw error;
-      } finally {
-        await bed.clear();
-      }
+      });
     },
   });
 }

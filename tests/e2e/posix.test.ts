@@ -1,6 +1,6 @@
 /** The POSIX suite (tests/posix) on the host's file systems, which validates it, and in guests on the share. */
 import assert from "node:assert/strict";
-import { Bed } from "../guest/bed.ts";
+import { withBed } from "../guest/bed.ts";
 import { Debian } from "../guest/debian.ts";
 import { expectAsKnown, FLAGS, large, MAIN, makeRoot, onHost, parse } from "../guest/posix.ts";
 import { KNOWN } from "../posix/known.ts";
@@ -53,9 +53,8 @@ for (const { name, options, choice = "" } of configurations) {
     name: `posix: every assertion holds in a User-Mode Linux guest with ${name}`,
     ignore: ignore !== undefined,
     async fn() {
-      const bed = new Bed("uml");
-      bed.memMib = 768;
-      try {
+      await withBed("uml", async (bed) => {
+        bed.memMib = 768;
         await bed.make(...options);
         const debian = await Debian.open(bed);
         // What the shared file system lacks, the share lacks.
@@ -67,12 +66,7 @@ for (const { name, options, choice = "" } of configurations) {
         expectAsKnown(parse(output), KNOWN[name] ?? {}, [...host.rest.keys()]);
         await bed.guest.powerOff();
         await bed.expectDaemonIdle();
-      } catch (error) {
-        console.error(bed.report());
-        throw error;
-      } finally {
-        await bed.clear();
-      }
+      });
     },
   });
 }
@@ -81,9 +75,8 @@ Deno.test({
   name: "posix: a part of the suite holds in a QEMU guest",
   ignore: ignore !== undefined,
   async fn() {
-    const bed = new Bed("tcg");
-    bed.memMib = 1024;
-    try {
+    await withBed("tcg", async (bed) => {
+      bed.memMib = 1024;
       await bed.make("--cache", "auto", "--xattr");
       await makeRoot(`${bed.shared}/root`);
       await bed.guest.run(
@@ -97,11 +90,6 @@ Deno.test({
       await bed.guest.run("umount /mnt/root/proc /mnt/root/dev /mnt/root/tmp");
       await bed.guest.powerOff();
       await bed.expectDaemonIdle();
-    } catch (error) {
-      console.error(bed.report());
-      throw error;
-    } finally {
-      await bed.clear();
-    }
+    });
   },
 });

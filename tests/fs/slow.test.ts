@@ -60,6 +60,16 @@ function subjects(client: FuseClient, round: string): Subject[] {
   const on = (opcode: number, nodeid: bigint, args: Uint8Array, outSize = 0) =>
     client.start(opcode, nodeid, args, { outSize });
   const text = (reply: Reply) => assert.equal(new TextDecoder().decode(reply.data), TEXT);
+  const write = (name: string, flags: number): Subject => ({
+    name,
+    held: op.FUSE_WRITE,
+    start: () =>
+      client.start(op.FUSE_WRITE, file.nodeid, bytes(u64(file.fh, 0), u32(4, flags), u64(0), u32(0, 0)), {
+        outSize: 8,
+        dataIn: new TextEncoder().encode("0123"),
+      }),
+    check: ({ data }) => assert.equal(data[0], 4),
+  });
   const attr = "user.a";
   assert.equal(
     client.request(op.FUSE_SETXATTR, file.nodeid, bytes(u32(5, 0), names(attr), new Uint8Array(5))).error,
@@ -133,26 +143,8 @@ function subjects(client: FuseClient, round: string): Subject[] {
         }),
       check: text,
     },
-    {
-      name: "WRITE",
-      held: op.FUSE_WRITE,
-      start: () =>
-        client.start(op.FUSE_WRITE, file.nodeid, bytes(u64(file.fh, 0), u32(4, 0), u64(0), u32(0, 0)), {
-          outSize: 8,
-          dataIn: new TextEncoder().encode("0123"),
-        }),
-      check: ({ data }) => assert.equal(data[0], 4),
-    },
-    {
-      name: "WRITE that clears set-user-ID bits",
-      held: op.FUSE_WRITE,
-      start: () =>
-        client.start(op.FUSE_WRITE, file.nodeid, bytes(u64(file.fh, 0), u32(4, 4), u64(0), u32(0, 0)), {
-          outSize: 8,
-          dataIn: new TextEncoder().encode("0123"),
-        }),
-      check: ({ data }) => assert.equal(data[0], 4),
-    },
+    write("WRITE", 0),
+    write("WRITE that clears set-user-ID bits", 4),
     { name: "FSYNC", held: op.FUSE_FSYNC, start: () => on(op.FUSE_FSYNC, file.nodeid, bytes(u64(file.fh), u32(0, 0))) },
     {
       name: "FALLOCATE",

@@ -127,3 +127,16 @@ export class Bed {
     return ends.map(([name, output]) => `--- ${name} ---\n${output?.tail() || "(nothing)"}`).join("\n");
   }
 }
+
+/** Runs `body` with a bed of its own, not made yet, and clears that whatever happens. Where it fails, the bed's report is shown. */
+export async function withBed(kind: Kind, body: (bed: Bed) => Promise<void>): Promise<void> {
+  const bed = new Bed(kind);
+  try {
+    await body(bed);
+  } catch (error) {
+    console.error(bed.report());
+    throw error;
+  } finally {
+    await bed.clear();
+  }
+}

@@ -1,4 +1,5 @@
 /** The program. In a Worker it is a loop (worker.ts), so that one bundled module serves as both. */
+import { COMMANDS, runCommand } from "./cli/commands.ts";
 import { parseOptions } from "./cli/options.ts";
 import { programName } from "./cli/program.ts";
 import { serve } from "./cli/serve.ts";
@@ -9,11 +10,16 @@ const encoder = new TextEncoder();
 const say = (text: string) => void Deno.stdout.writeSync(encoder.encode(text));
 const complain = (text: string) => void Deno.stderr.writeSync(encoder.encode((isJournal() ? "<3>" : "") + text));
 
-if (isWorker()) {
-  startWorker();
-} else {
-  const start = { program: programName(), sockets: passedSockets(), rustLog: Deno.env.get("RUST_LOG") };
-  const parsed = await parseOptions(Deno.args, say, complain, start);
+/** Resolves with the exit status. */
+async function main(args: readonly string[]): Promise<number> {
   const url = (globalThis as { RINGFSD_MODULE_URL?: string }).RINGFSD_MODULE_URL ?? import.meta.url;
-  Deno.exit("exit" in parsed ? parsed.exit : await serve(parsed.options, () => new Worker(url, { type: "module" })));
+  const spawn = () => new Worker(url, { type: "module" });
+  const command = COMMANDS.get(args[0]);
+  if (command !== undefined) return await runCommand(command, args.slice(1), { say, complain, spawn });
+  const start = { program: programName(), sockets: passedSockets(), rustLog: Deno.env.get("RUST_LOG") };
+  const parsed = await parseOptions(args, say, complain, start);
+  return "exit" in parsed ? parsed.exit : await serve(parsed.options, spawn);
 }
+
+if (isWorker()) startWorker();
+else Deno.exit(await main(Deno.args));

@@ -1,8 +1,4 @@
-/**
- * The command line, read and checked. The only module that knows the library that reads it, so that another can take its place;
- * flags.ts has the options, arguments.ts what is done before.
- */
-import { buildApplication, buildCommand, run } from "@stricli/core";
+/** The command line of the daemon, read and checked: flags.ts has the options, arguments.ts what is done before. */
 import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
 import { allowedCpus } from "../ffi/affinity.ts";
@@ -10,6 +6,7 @@ import { groupId } from "../ffi/group.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
+import { readWords, type Usage } from "./parser.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
 import { version } from "./version.ts";
@@ -76,6 +73,19 @@ const MIGRATION = [
   "migration-confirm-paths",
 ] as const;
 
+const usage: Usage = {
+  name: "ringfsd",
+  brief: "Shares a directory with virtual machines over virtio-fs",
+  text: "Shares a directory with virtual machines over virtio-fs: a vhost-user-fs back end.\n\n" +
+    "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n" +
+    "  ringfsd --share tag=a,dir=/srv/a,socket=/run/a.sock --share tag=b,dir=/srv/b,socket=/run/b.sock,readonly\n\n" +
+    "A share takes any option about its files and its device, without the dashes (cache=never, no-readdirplus, " +
+    "translate-uid=…). Options beside the shares are the defaults of all. A comma in a value is written twice. " +
+    "A file for --config has the same names, comments are allowed; the command line has the last word.\n\n" +
+    "virtiofsd's old forms (-o source=DIR,cache=…, -d, -f, -V) are understood too.",
+  flags,
+};
+
 function shapeOf(name: string): Shape | undefined {
   const flag = Object.hasOwn(flags, name) ? flags[name as keyof typeof flags] : undefined;
   // --posix-acl alone is --posix-acl=on: what follows is another word.
@@ -100,49 +110,14 @@ export async function parseOptions(
   } catch (error) {
     return refuse((error as Error).message);
   }
-  let parsed: Parsed | undefined;
-  const command = buildCommand({
-    func(given: Flags): Error | void {
-      try {
-        parsed = decide(given, namesIn(words), say, start);
-      } catch (error) {
-        return error as Error;
-      }
-    },
-    // deno-lint-ignore no-explicit-any
-    parameters: { flags: flags as any },
-    docs: {
-      brief: "Shares a directory with virtual machines over virtio-fs",
-      fullDescription: "Shares a directory with virtual machines over virtio-fs: a vhost-user-fs back end.\n\n" +
-        "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n" +
-        "  ringfsd --share tag=a,dir=/srv/a,socket=/run/a.sock --share tag=b,dir=/srv/b,socket=/run/b.sock,readonly\n\n" +
-        "A share takes any option about its files and its device, without the dashes (cache=never, no-readdirplus, " +
-        "translate-uid=…). Options beside the shares are the defaults of all. A comma in a value is written twice. " +
-        "A file for --config has the same names, comments are allowed; the command line has the last word.\n\n" +
-        "virtiofsd's old forms (-o source=DIR,cache=…, -d, -f, -V) are understood too.",
-    },
-  });
-  let complaint = "";
-  const context = {
-    process: {
-      stdout: { write: say },
-      stderr: { write: (text: string) => void (complaint += text) },
-      exitCode: 0 as number,
-    },
-  };
-  const application = buildApplication(command, { name: "ringfsd", scanner: { caseStyle: "original" } });
-  await run(application, words, context);
-  if (complaint !== "") return refuse(firstLine(complaint));
-  return parsed ?? { exit: context.process.exitCode === 0 ? 0 : EXIT_USAGE };
-}
-
-/** The complaint without the library's way of wrapping it, and without a stack. */
-function firstLine(text: string): string {
-  const plain = text.replace(/^Command failed, (Error: )?/, "").replace(
-    /^Failed to parse "[^]*?" for \S+: (Error: )?/,
-    "",
-  );
-  return plain.split("\n", 1)[0];
+  const read = await readWords<Flags>(usage, words, say);
+  if ("complaint" in read) return refuse(read.complaint);
+  if ("exit" in read) return { exit: read.exit === 0 ? 0 : EXIT_USAGE };
+  try {
+    return decide(read.given, namesIn(words), say, start);
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
 }
 
 /** The options that are named on a command line that was put in order. */

@@ -49,7 +49,8 @@ export class SoakDaemon {
   static async start({ command, options = [], guest = false }: DaemonOptions = {}): Promise<SoakDaemon> {
     const dirs: string[] = [];
     const shares: Share[] = [];
-    const args = ["--sandbox", "none", "--num-request-queues", "2", "--thread-pool-size", "2"];
+    const args = ["--num-request-queues", "2", "--thread-pool-size", "2"];
+    if (!options.some((option) => option.startsWith("--sandbox"))) args.push("--sandbox", "none");
     const all = guest ? [...SHARES, { base: "/tmp", options: "xattr,cache=auto" }] : SHARES;
     for (const [i, { base, options }] of all.entries()) {
       const dir = Deno.makeTempDirSync({ dir: writable(base) ? base : undefined, prefix: "ringfsd-soak-" });

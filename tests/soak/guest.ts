@@ -13,8 +13,6 @@ import { type Counts, DEADLINE_MS, Line } from "./line.ts";
 import { type Lock, Process, ROOT } from "./process.ts";
 
 const PROCESSES = 5;
-/** Requests of one session, at most. */
-const MOST_REQUESTS = 2000;
 /** Requests that a guest offers as its last deed, at most. */
 const LAST_REQUESTS = 32;
 const O_RDWR = 2;
@@ -55,6 +53,8 @@ export class Guest {
     readonly share: string,
     seed: number,
     readonly counts: Counts,
+    /** Requests of one session, at most. */
+    readonly mostRequests: number,
     readonly requestQueues = 2,
   ) {
     this.#next = random(seed);
@@ -103,7 +103,7 @@ export class Guest {
     const processes = this.#homes.map((home) => new Process(line, home, lock));
     const done = processes.map((process) => process.run(() => stopping));
     const all = Promise.allSettled(done);
-    await Promise.race([this.#until(1 + this.#next(MOST_REQUESTS)), firstFault(done)]);
+    await Promise.race([this.#until(1 + this.#next(this.mostRequests)), firstFault(done)]);
     const end = this.#chooseEnding(ending());
     this.history.push(end);
     if (this.history.length > 12) this.history.shift();

@@ -15,7 +15,7 @@ import { libc } from "../../ffi/libc.ts";
 import type { GuestAddr } from "../../vq/device.ts";
 
 /** No request may be longer on its way, on a machine with much else to do. */
-export const DEADLINE_MS = 60_000;
+export const DEADLINE_MS = 30_000;
 export const BLOCK = 4096;
 /** Blocks of one READ or WRITE, at most. */
 export const MOST_BLOCKS = 4;
@@ -262,10 +262,23 @@ export class Line {
 
   // --- how a session is cut off, with requests in flight
 
+  /** A control message, which the daemon answers when it is done with what is in flight. */
+  #control<T>(send: () => T): T {
+    try {
+      return send();
+    } catch (error) {
+      this.reap();
+      const left = [...this.inFlight.values()].flatMap((map) => [...map.values()].map(describe));
+      throw new Error(`${(error as Error).message}; not answered: ${left.join(", ") || "no request"}`, {
+        cause: error,
+      });
+    }
+  }
+
   /** RESET_DEVICE, then a guest that starts anew on the same connection. */
   reset(): void {
     this.open = false;
-    this.frontend.resetDevice();
+    this.#control(() => this.frontend.resetDevice());
     this.#settle();
     this.frontend.setFeatures(this.frontend.features);
     this.#start();
@@ -274,7 +287,7 @@ export class Line {
   /** GET_VRING_BASE of all queues, as at a guest's reboot; then it starts anew on the same connection. */
   reboot(): void {
     this.open = false;
-    const bases = this.#queues.map((queue) => this.frontend.stopQueue(queue.index));
+    const bases = this.#control(() => this.#queues.map(({ index }) => this.frontend.stopQueue(index)));
     const queues = this.#queues;
     this.#settle();
     for (const [i, queue] of queues.entries()) assert.equal(bases[i], queue.lastUsed, `the base of queue ${i}`);
@@ -288,7 +301,7 @@ export class Line {
     const waiting = early ? Frontend.connect(socketPath, options) : null;
     libc.close(this.frontend.fd);
     const next = waiting ?? Frontend.connect(socketPath, options);
-    next.getFeatures();
+    this.#control(() => next.getFeatures());
     this.#settle();
     return next;
   }

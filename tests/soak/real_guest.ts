@@ -75,12 +75,12 @@ export class RealGuest {
     const fio =
       "fio --name=job --rw=randrw --bs=4k-64k --size=4m --nrfiles=2 --verify=crc32c --verify_fatal=1 --fallocate=none " +
       "--directory=. --minimal --ioengine=psync > log && rm -f log *.state job*";
+    const more = [fsx, ...(this.#fio ? [fio] : []), "true"];
     const script = [
       `mkdir ${work} && cd ${work}`,
       `cp -a ${files} files && tar -cf a.tar files && mkdir out && tar -C out -xf a.tar && diff -r --no-dereference files out/files`,
       "rm -rf files && mv out/files files && rmdir out && rm a.tar",
-      fsx,
-      ...(this.#fio ? [fio] : []),
+      more[this.#next(more.length)],
       "rm -f fsx && sync",
     ].join(" && ");
     await debian.run(script, TIMEOUT_MS);

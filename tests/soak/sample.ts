@@ -1,5 +1,5 @@
 /** What the daemon holds at a moment, by proc(5): memory, descriptors, threads, mappings. */
-import { memoryUse, processTree } from "../../bench/process.ts";
+import { processTree } from "../../bench/process.ts";
 
 export interface Sample {
   /** Since the beginning, in seconds. */
@@ -7,12 +7,13 @@ export interface Sample {
   /** Done until then: sessions ended and requests answered. */
   sessions: number;
   requests: number;
-  /** Bytes: resident; proportional without the guests' memory; writable private mappings. */
+  /** Bytes: resident; of these anonymous, which neither guests' memory nor pages of files are; writable private mappings. */
   rss: number;
-  pssOwn: number;
+  anonymous: number;
   vmData: number;
-  /** Threads without those of io_uring, which come and go. */
+  /** The daemon's own threads; and those that the runtime starts for its calls and ends when they are idle. Without io_uring's. */
   threads: number;
+  runtimeThreads: number;
   /** Mappings, and those of the guests' memory. */
   maps: number;
   guestMaps: number;
@@ -56,16 +57,31 @@ export function sample(
 ): Sample {
   const pids = processTree(pid);
   const dirs = shares.map(({ dir }) => dir);
-  const { rss, pssOwn } = memoryUse(pids);
   const sum: Sample = {
     ...done,
-    ...{ rss, pssOwn, vmData: 0, threads: 0, maps: 0, guestMaps: 0, descriptors: 0, kinds: {}, sockets: 0 },
+    ...{
+      rss: 0,
+      anonymous: 0,
+      vmData: 0,
+      threads: 0,
+      runtimeThreads: 0,
+      maps: 0,
+      guestMaps: 0,
+      descriptors: 0,
+      kinds: {},
+      sockets: 0,
+    },
   };
   for (const each of pids) {
-    sum.vmData += Number(/^VmData:\s+(\d+)/m.exec(read(`/proc/${each}/status`))?.[1] ?? 0) * 1024;
+    const status = read(`/proc/${each}/status`);
+    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0) * 1024;
+    sum.rss += field("VmRSS");
+    sum.anonymous += field("RssAnon");
+    sum.vmData += field("VmData");
     for (const task of list(`/proc/${each}/task`)) {
       const name = read(`/proc/${each}/task/${task}/comm`);
-      if (name !== "" && !name.startsWith("iou-")) sum.threads++;
+      if (/^(tokio|V8)/.test(name)) sum.runtimeThreads++;
+      else if (name !== "" && !name.startsWith("iou-")) sum.threads++;
     }
     const maps = read(`/proc/${each}/maps`).trimEnd().split("\n");
     sum.maps += maps.length;

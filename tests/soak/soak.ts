@@ -21,6 +21,8 @@ export interface SoakOptions {
   /** The daemon's command and further options. */
   command?: readonly string[];
   options?: readonly string[];
+  /** Requests of one session at most: few show what a session leaves over, many what a request does. Default 2000. */
+  sessionRequests?: number;
   /** Seconds between rests, and between looks at the daemon under load. */
   restEveryS?: number;
   lookEveryS?: number;
@@ -85,7 +87,7 @@ class Run {
     for (const [i, { tag, dir, socket }] of own.entries()) {
       const counts = new Counts();
       this.#counts.set(tag, counts);
-      this.#guests.push(new Guest(socket, dir, options.seed * 16 + i, counts));
+      this.#guests.push(new Guest(socket, dir, options.seed * 16 + i, counts, options.sessionRequests ?? 2000));
     }
   }
 
@@ -148,18 +150,22 @@ class Run {
     const open = (one: Sample) => one.kinds["file of a share"] ?? 0;
     const atRest = (one: Sample) =>
       one.guestMaps === 0 && one.sockets === daemon.shares.length && (first === undefined || open(one) <= open(first));
-    let found: Sample | null = null;
-    await until(
-      "the daemon to give back all that was a guest's",
-      () => {
-        found = this.#sample();
-        return atRest(found);
-      },
-      REST_MS,
-      () => JSON.stringify(found),
-    );
-    this.#rests.push(found!);
+    let found = this.#sample();
+    // Twice the same: what is closed a little later is closed.
+    const settled = () => {
+      const before = found.descriptors;
+      found = this.#sample();
+      return atRest(found) && found.descriptors === before;
+    };
+    const detail = () => [JSON.stringify(found), ...this.#ends].join("\n");
+    await until("the daemon to give back all that was a guest's", settled, REST_MS, detail);
+    this.#rests.push(found);
     this.#counted = compareCounts(await daemonCounts(daemon), this.#counts);
+  }
+
+  /** How the guests have ended lately: by one of these something was left over. */
+  get #ends(): string[] {
+    return this.#guests.map(({ history }, i) => `${this.daemon.shares[i].tag}: ${history.join("; ")}`);
   }
 
   result(daemonEnd: string): SoakResult {
@@ -210,10 +216,10 @@ function summary(list: readonly Counts[], checkedBytes: number) {
 const MIB = 1 << 20;
 
 function line(one: Sample): string {
-  const { atS, sessions, requests, rss, pssOwn, descriptors, threads, maps } = one;
+  const { atS, sessions, requests, rss, anonymous, descriptors, threads, runtimeThreads, maps } = one;
   return `${atS.toFixed(0).padStart(5)} s: ${sessions} sessions, ${requests} requests, ` +
-    `RSS ${(rss / MIB).toFixed(0)} MiB, PSS ${(pssOwn / MIB).toFixed(0)} MiB, ` +
-    `${descriptors} descriptors, ${threads} threads, ${maps} mappings`;
+    `RSS ${(rss / MIB).toFixed(0)} MiB, ${(anonymous / MIB).toFixed(0)} anonymous, ` +
+    `${descriptors} descriptors, ${threads}+${runtimeThreads} threads, ${maps} mappings`;
 }
 
 /** For people: Markdown tables. */
@@ -239,7 +245,7 @@ export function table(result: SoakResult): string {
   const flat = verdicts.map(({ what, first, last, most, ok }) => {
     return `| ${what} | ${size(what, first)} | ${size(what, last)} | ${size(what, most)} | ${ok ? "flat" : "GROWS"} |`;
   });
-  const { sessions, requests } = verdicts[0];
+  const { sessions, requests } = verdicts[0] ?? { sessions: 0, requests: 0 };
   return [
     `| counted (${result.counted}) | |`,
     "|---|---|",
@@ -250,6 +256,7 @@ export function table(result: SoakResult): string {
     } requests apart | first third | last third | allowed | |`,
     "|---|---|---|---|---|",
     ...flat,
+    ...(verdicts.length === 0 ? ["too few samples at rest to say anything: let it run for longer"] : []),
     "",
     ...result.complaints.map((line) => `the daemon said ${line}`),
     `the daemon's end: ${result.daemonEnd}`,

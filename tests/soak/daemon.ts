@@ -41,6 +41,8 @@ export class SoakDaemon {
     readonly child: Deno.ChildProcess,
     readonly shares: readonly Share[],
     readonly dirs: readonly string[],
+    /** Where it tells what it has counted; null where it cannot. */
+    readonly metricsSocket: string | null,
   ) {
     child.status.then(() => this.ended = true);
     this.#collected = this.#collect();
@@ -63,13 +65,16 @@ export class SoakDaemon {
       args.push("--share", `tag=${tag},dir=${share.dir},socket=${share.socket},${options}`);
     }
     const [program, ...words] = command ?? [Deno.execPath(), "run", "-A", "--no-check", main];
+    const { stdout } = await new Deno.Command(program, { args: [...words, "--help"], stderr: "null" }).output();
+    const metrics = new TextDecoder().decode(stdout).includes("--metrics-socket") ? `${dirs[0]}/metrics` : null;
+    if (metrics !== null) args.push("--metrics-socket", metrics);
     const child = new Deno.Command(program, {
       args: [...words, ...args, ...options],
       stdin: "null",
       stdout: "null",
       stderr: "piped",
     }).spawn();
-    const daemon = new SoakDaemon(child, shares, dirs);
+    const daemon = new SoakDaemon(child, shares, dirs, metrics);
     try {
       await until("the daemon to listen", () => {
         if (daemon.ended) throw new Error("the daemon ended at once");

@@ -8,7 +8,7 @@ import { compareTrees } from "../guest/tree.ts";
 import type { Share } from "./daemon.ts";
 
 const FSX = new URL("../posix/fsx.ts", import.meta.url).pathname;
-const FILES = 400, FSX_OPERATIONS = 3000;
+const FILES = 200, FSX_OPERATIONS = 1500;
 const MEM_MIB = 1024, TIMEOUT_MS = 240_000;
 
 export class RealGuest {

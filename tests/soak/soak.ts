@@ -160,7 +160,7 @@ class Run {
     const detail = () => [JSON.stringify(found), ...this.#ends].join("\n");
     await until("the daemon to give back all that was a guest's", settled, REST_MS, detail);
     this.#rests.push(found);
-    this.#counted = compareCounts(await daemonCounts(daemon), this.#counts);
+    this.#counted = compareCounts(await daemonCounts(daemon.metricsSocket), this.#counts);
   }
 
   /** How the guests have ended lately: by one of these something was left over. */

@@ -7,8 +7,8 @@ import type { Sample } from "./sample.ts";
 
 /** The part of the samples that is not judged. */
 export const WARM_UP = 1 / 4;
-/** Bytes that V8's heaps in all threads come and go with. */
-export const NOISE_BYTES = 16 << 20;
+/** Bytes of garbage in V8's heaps, of which each thread has one: a loop that has little of it collects it after minutes. */
+export const NOISE_BYTES = 24 << 20;
 /** Bytes by which memory may grow for each session and each request beyond that: less than the smallest thing that could be left over. */
 export const BYTES_PER_SESSION = 256;
 export const BYTES_PER_REQUEST = 0.25;

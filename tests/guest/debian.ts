@@ -22,16 +22,19 @@ const ENVIRONMENT = `"PATH=${
   Deno.env.get("PATH")
 }" HOME=/run/home TMPDIR=/run/tmp LC_ALL=C NO_COLOR=1 DENO_DIR=/run/home/deno`;
 
+/** What is needed of a bed: its guest, and its folder for the scripts. */
+type Where = Pick<Bed, "guest" | "dir">;
+
 export class Debian {
-  #bed: Bed;
+  #bed: Where;
   #scripts = 0;
 
-  private constructor(bed: Bed) {
+  private constructor(bed: Where) {
     this.#bed = bed;
   }
 
   /** Makes the host's programs available in the bed's guest. */
-  static async open(bed: Bed): Promise<Debian> {
+  static async open(bed: Where): Promise<Debian> {
     await bed.guest.run(PREPARE);
     return new Debian(bed);
   }

@@ -1,5 +1,6 @@
 /** The program. In a Worker it is a loop (worker.ts), so that one bundled module serves as both. */
 import { parseOptions } from "./cli/options.ts";
+import { takeOptions } from "./cli/sandbox.ts";
 import { serve } from "./cli/serve.ts";
 import { isWorker, startWorker } from "./worker.ts";
 
@@ -10,7 +11,8 @@ const complain = (text: string) => void Deno.stderr.writeSync(encoder.encode(tex
 if (isWorker()) {
   startWorker();
 } else {
-  const parsed = await parseOptions(Deno.args, say, complain);
+  const taken = takeOptions();
+  const parsed = taken ? { options: taken } : await parseOptions(Deno.args, say, complain);
   const url = (globalThis as { RINGFSD_MODULE_URL?: string }).RINGFSD_MODULE_URL ?? import.meta.url;
-  Deno.exit("exit" in parsed ? parsed.exit : await serve(parsed.options, () => new Worker(url, { type: "module" })));
+  Deno.exit("exit" in parsed ? parsed.exit : await serve(parsed.options, url));
 }

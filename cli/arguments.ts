@@ -15,14 +15,10 @@ export interface Shape {
 }
 
 const NO_MIGRATION = "is not there yet: migration is not";
-const NO_NAMESPACE = "is not there yet: ringfsd makes no user namespace; --translate-uid and --translate-gid may do";
 /** Options of virtiofsd's that are refused, and what to do. */
 const REFUSED: ReadonlyMap<string, string> = new Map([
   ["socket-group", "is not there yet: give the socket's directory to that group"],
-  ["modcaps", "is not there yet: ringfsd keeps the capabilities that it was started with"],
   ["syslog", "is not there yet: ringfsd logs to standard error"],
-  ["uid-map", NO_NAMESPACE],
-  ["gid-map", NO_NAMESPACE],
   ["migration-mode", NO_MIGRATION],
   ["migration-on-error", NO_MIGRATION],
   ["migration-verify-handles", NO_MIGRATION],

@@ -9,7 +9,9 @@ import { allowedCpus } from "../ffi/affinity.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
+import { capabilitiesOf, type Sandbox, type SeccompAction } from "./sandbox.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
+import type { IdRange } from "./user_namespace.ts";
 import { version } from "./version.ts";
 
 export { LOG_LEVELS, type LogLevel };
@@ -20,6 +22,8 @@ export interface ShareOptions {
   /** Where to listen, or the descriptor of a socket that listens already: one of the two. */
   socketPath?: string;
   fd?: number;
+  /** Where the directory is, and which descriptor listens, in the sandbox (cli/sandbox.ts). */
+  reach?: { dir: string; fd?: number };
   /** Shown in the device's configuration space. */
   tag?: string;
   fs: FsOptions;
@@ -42,6 +46,14 @@ export interface Options {
   /** Open files to ask for; 0: as it is. */
   rlimitNofile?: number;
   logLevel: LogLevel;
+  /** Left out: namespaces where they can be had, and else what can. */
+  sandbox?: Sandbox;
+  /** Left out: "kill", where the kernel has it. */
+  seccomp?: SeccompAction | "none";
+  /** Names of the capabilities to keep. */
+  capabilities?: string[];
+  uidMap?: IdRange;
+  gidMap?: IdRange;
 }
 
 /** What the command line asks for: to serve, or an exit status, after what there was to say was said. */
@@ -163,10 +175,33 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       threadPoolSize: given["thread-pool-size"],
       pollMaxUs: given["poll-max-us"],
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
+      ...confinement(given),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
     },
+  };
+}
+
+/** How the process is confined. */
+function confinement(given: Flags): Partial<Options> {
+  const { sandbox, seccomp, modcaps, "uid-map": uidMap, "gid-map": gidMap } = given;
+  if (uidMap !== undefined || gidMap !== undefined) {
+    const name = uidMap === undefined ? "--gid-map" : "--uid-map";
+    if (Deno.uid() === 0) {
+      throw new Error(`${name} is for ordinary users: as root give --translate-uid, --translate-gid`);
+    }
+    if (sandbox !== undefined && sandbox !== "namespace") throw new Error(`${name} takes --sandbox namespace`);
+  }
+  // Opening files by handle takes one more.
+  const handles = ["prefer", "mandatory", "fallback"].includes(given["inode-file-handles"] ?? "never");
+  const changes = [...(handles ? ["+dac_read_search"] : []), ...(modcaps ?? [])];
+  return {
+    ...(sandbox === undefined ? uidMap || gidMap ? { sandbox: "namespace" } : {} : { sandbox }),
+    ...(seccomp === undefined ? {} : { seccomp }),
+    ...(changes.length === 0 ? {} : { capabilities: capabilitiesOf(changes) }),
+    ...(uidMap === undefined ? {} : { uidMap }),
+    ...(gidMap === undefined ? {} : { gidMap }),
   };
 }
 

@@ -6,9 +6,10 @@ import { libc } from "../ffi/libc.ts";
 import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
 import type { Log } from "../vq/log.ts";
 import type { Placement } from "../vq/placement.ts";
-import { LoopPool, type LoopThread } from "../vq/pool.ts";
+import { LoopPool } from "../vq/pool.ts";
 import { createLog, withPrefix } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
+import { confine } from "./sandbox.ts";
 import { ServedShare } from "./served_share.ts";
 import { version } from "./version.ts";
 
@@ -18,25 +19,24 @@ const HELPERS = 8;
 /** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
 
-/** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
-export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
+/** Serves as the options say. Resolves with the exit status. `url` is the program's, and of the threads of loops. */
+export async function serve(options: Options, url: string): Promise<number> {
   const log = createLog(options.logLevel);
   try {
-    return await serveShares(options, spawn, log);
+    return await serveShares(options, url, log);
   } catch (error) {
     log.error((error as Error).message);
     return EXIT_FAILED;
   }
 }
 
-async function serveShares(options: Options, spawn: () => LoopThread, log: Log): Promise<number> {
+async function serveShares(options: Options, url: string, log: Log): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
-  if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
-  // The guest's modes are what it wants: it has applied its processes' umask already.
-  libc.umask(0);
   ignoreSignal(SIGXFSZ);
   if (options.rlimitNofile === undefined) raiseOpenFiles(OPEN_FILES);
   else if (options.rlimitNofile !== 0) setOpenFiles(options.rlimitNofile);
+  const finishSandbox = confine(options, url, log);
+  if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,
@@ -45,7 +45,7 @@ async function serveShares(options: Options, spawn: () => LoopThread, log: Log):
     placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
     log,
-    spawn,
+    spawn: () => new Worker(url, { type: "module" }),
     onFatal: (index, reason) => {
       log.error(`loop ${index} met a fault of ringfsd's own, please report it: ${reason}`);
       ended.resolve(EXIT_FAILED);
@@ -70,6 +70,9 @@ async function serveShares(options: Options, spawn: () => LoopThread, log: Log):
     });
   }
   listen(shares);
+  // The guest's modes are what it wants: it has applied its processes' umask already.
+  libc.umask(0);
+  finishSandbox();
   for (const { options } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }

@@ -24,7 +24,7 @@ export class ServedShare {
    */
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(sharedDir, options.fs, pool.count);
+    this.#config = openShare(options.reach?.dir ?? sharedDir, options.fs, pool.count);
     this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
     this.#device = new DeviceControl({
       id,
@@ -41,13 +41,13 @@ export class ServedShare {
 
   /** Listens from now on. Throws an Error that says what is wrong with the socket. */
   listen(reactor: Reactor): void {
-    const { socketPath, fd, exitOnDisconnect } = this.options;
+    const { socketPath, reach, exitOnDisconnect } = this.options;
+    const fd = reach?.fd ?? this.options.fd;
     this.#server = new Server({
       reactor,
       device: this.#device,
       log: this.log,
-      ...(socketPath === undefined ? {} : { socketPath }),
-      ...(fd === undefined ? {} : { fd }),
+      ...(fd === undefined ? { socketPath: socketPath! } : { fd }),
       exitOnDisconnect,
     });
   }

@@ -39,6 +39,7 @@ export const ETIME = 62;
 export const EPROTO = 71;
 export const EOVERFLOW = 75;
 export const EOPNOTSUPP = 95;
+export const EAFNOSUPPORT = 97;
 export const EADDRINUSE = 98;
 export const ECONNRESET = 104;
 export const ENOTCONN = 107;

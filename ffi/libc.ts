@@ -128,6 +128,13 @@ const lib = Deno.dlopen("libc.so.6", {
   getgroups: { parameters: ["i32", "buffer"], result: "i32" },
   /** int unshare(int flags), of the calling thread */
   unshare: { parameters: ["i32"], result: "i32" },
+  /** int execve(const char *path, char *const argv[], char *const envp[]): arrays of addresses that end with 0 */
+  execve: { parameters: ["buffer", "buffer", "buffer"], result: "i32" },
+  /** int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data) */
+  mount: { parameters: ["buffer", "buffer", "buffer", "u32", "buffer"], result: "i32" },
+  umount2: { parameters: ["buffer", "i32"], result: "i32" },
+  chdir: { parameters: ["buffer"], result: "i32" },
+  chroot: { parameters: ["buffer"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   /** int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long) */
   prctl: { parameters: ["i32", "u32", "u32", "u32", "u32"], result: "i32" },
@@ -150,6 +157,16 @@ const lib = Deno.dlopen("libc.so.6", {
   syscall3: { name: "syscall", parameters: ["i32", "i32", "i32", "i32"], result: "i32" },
   /** int setgroups(size_t size, const gid_t *list), of the calling thread: glibc would change every one. */
   setgroups: { name: "syscall", parameters: ["i32", "u32", "buffer"], result: "i32" },
+  /** int pivot_root(const char *new_root, const char *put_old) */
+  pivot_root: { name: "syscall", parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  /** int mount_setattr(int dirfd, const char *path, unsigned flags, struct mount_attr *, size_t) */
+  mount_setattr: { name: "syscall", parameters: ["i32", "i32", "buffer", "u32", "buffer", "u32"], result: "i32" },
+  /** int landlock_create_ruleset(const struct landlock_ruleset_attr *, size_t, u32 flags) */
+  landlock_create_ruleset: { name: "syscall", parameters: ["i32", "buffer", "u32", "u32"], result: "i32" },
+  /** int landlock_add_rule(int ruleset, int type, const void *attr, u32 flags) */
+  landlock_add_rule: { name: "syscall", parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  /** int seccomp(unsigned operation, unsigned flags, void *args) */
+  seccomp: { name: "syscall", parameters: ["i32", "u32", "u32", "buffer"], result: "i32" },
   /** setfsuid and its like: glibc would change every thread. */
   syscall1: { name: "syscall", parameters: ["i32", "u32"], result: "i32" },
   /**

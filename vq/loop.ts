@@ -9,6 +9,7 @@ import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
 import { Ring } from "../ffi/uring.ts";
+import { restrictedRing } from "../ffi/uring_restrict.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
 import { Grace } from "./grace.ts";
@@ -92,7 +93,7 @@ export class Loop {
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
     this.spare = new Spare(cpus);
-    this.ring = Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES });
+    this.ring = restrictedRing((flags) => Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES, flags }));
     this.#watch(controlFd, ABOUT_CONTROL, 0);
     this.#watch(bellFd, ABOUT_BELL, 0);
   }

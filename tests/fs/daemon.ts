@@ -6,6 +6,11 @@ const main = new URL("../../main.ts", import.meta.url).pathname;
 const START_MS = 10_000;
 const STOP_MS = 5000;
 
+/** How it is confined: as RINGFSD_TEST_SANDBOX says, so that all tests can be run inside a sandbox, or not. */
+function confinement(): string[] {
+  return ["--sandbox", Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none"];
+}
+
 export interface DaemonOptions {
   /** Where its directories are made: the kind of file system matters to some tests. */
   base?: string;
@@ -32,7 +37,7 @@ export class Daemon {
     Deno.chmodSync(dir, 0o755);
     Deno.mkdirSync(`${dir}/share`);
     Deno.chmodSync(`${dir}/share`, 0o755);
-    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, "--sandbox", "none"];
+    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, ...confinement()];
     const child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...args],
       stdin: "null",

@@ -8,10 +8,11 @@ import { boundCapabilities, capabilitySet, keepCapabilities } from "../ffi/capab
 import { EINVAL, ENOSYS } from "../ffi/errno.ts";
 import { execute, inherit, readStrings, takeText, textDescriptor } from "../ffi/execute.ts";
 import { landlock, landlockVersion, type Reach } from "../ffi/landlock.ts";
-import { libc, SystemError } from "../ffi/libc.ts";
+import { holdSignals } from "../ffi/interrupt.ts";
+import { checked, libc, SystemError } from "../ffi/libc.ts";
 import { type Bind, emptyDirectory, enterNewRoot, enterRoot, type Link, unshareNamespaces } from "../ffi/namespaces.ts";
 import { installSeccomp, noNewPrivileges, type SeccompAction } from "../ffi/seccomp.ts";
-import { listenUnix, removeStaleSocket } from "../ffi/socket.ts";
+import { BACKLOG, bindUnix, removeStaleSocket } from "../ffi/socket.ts";
 import { checkDirectory } from "../fs/share.ts";
 import type { Log } from "../vq/log.ts";
 import type { Options } from "./options.ts";
@@ -89,8 +90,8 @@ function begin(options: Options, url: string, log: Log): never {
     } catch (error) {
       const why = `cannot make namespaces: ${(error as Error).message}`;
       if (options.sandbox !== undefined) {
-        const where = root ? "give CAP_SYS_ADMIN, or" : "";
-        throw new Error(`--sandbox namespace: ${why}: ${where} confine ringfsd from outside and give --sandbox none`);
+        const or = root ? "give it CAP_SYS_ADMIN, or " : "";
+        throw new Error(`--sandbox namespace: ${why}: ${or}confine ringfsd from outside and give --sandbox none`);
       }
       if (landlockVersion() === 0) {
         throw new Error(`no sandbox: ${why}, and the kernel has no Landlock: give --sandbox none to do without`);
@@ -174,6 +175,11 @@ function restart(program: string, args: readonly Uint8Array<ArrayBuffer>[], next
   if (fromSource) own.push("DENO_DIR=/dev/null/deno", "DENO_LOG=error,deno::cache=off", "DENO_NO_UPDATE_CHECK=1");
   const names = new Set(own.map((one) => one.split("=", 1)[0]));
   const decoder = new TextDecoder();
+  // Whoever finds somebody listening may tell the process to end: that waits until it can be heard.
+  holdSignals(true);
+  for (const { socketPath, reach } of next.options.shares) {
+    if (socketPath !== undefined && reach?.fd !== undefined) checked("listen", libc.listen(reach.fd, BACKLOG));
+  }
   const given = readStrings("/proc/self/environ").filter((one) => !names.has(decoder.decode(one).split("=", 1)[0]));
   return execute(program, args, [...own.map((one) => encoder.encode(one)), ...given]);
 }
@@ -258,6 +264,7 @@ function inside(built: Stage, log: Log): Finish {
 
 function finish(options: Options, rootFd: number | null, log: Log): void {
   const { capabilities, sandbox, seccomp } = options;
+  holdSignals(false);
   if (rootFd !== null) enterRoot(rootFd);
   // Without a sandbox they are cut only where that was asked for.
   if (sandbox !== "none" || capabilities !== undefined) {
@@ -297,7 +304,7 @@ function openSockets(options: Options): void {
   try {
     for (const share of options.shares) {
       if (share.socketPath !== undefined) {
-        const fd = listenUnix(share.socketPath);
+        const fd = bindUnix(share.socketPath);
         share.reach = { dir: share.sharedDir, fd };
         inherit(fd);
       } else {
@@ -318,6 +325,10 @@ function removeSockets(options: Options): void {
   for (const { socketPath, reach } of options.shares) {
     if (reach?.fd === undefined || socketPath === undefined) continue;
     libc.close(reach.fd);
-    removeStaleSocket(socketPath);
+    try {
+      removeStaleSocket(socketPath);
+    } catch {
+      // Another is in its place by now.
+    }
   }
 }

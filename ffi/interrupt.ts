@@ -37,3 +37,18 @@ export function threadId(): number {
 export function interrupt(thread: number): void {
   libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);
 }
+
+const SIG_BLOCK = 0;
+const SIG_UNBLOCK = 1;
+/** SIGHUP, SIGINT and SIGTERM, which tell the process to do something. */
+const REQUESTS = [1, 2, 15];
+
+/**
+ * Has signals to the process wait, as far as the calling thread goes, or has it take them again. Over an execve(2) those that came wait, and
+ * all threads of the new program begin with the mask.
+ */
+export function holdSignals(hold: boolean): void {
+  const set = new Uint8Array(128);
+  for (const number of REQUESTS) set[(number - 1) >> 3] |= 1 << ((number - 1) & 7);
+  libc.pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, set, null);
+}

@@ -147,6 +147,8 @@ const lib = Deno.dlopen("libc.so.6", {
 
   /** int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact) */
   sigaction: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
+  /** int pthread_sigmask(int how, const sigset_t *set, sigset_t *old), of the calling thread */
+  pthread_sigmask: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   /** int abs(int): never called, but a handler that does nothing; see ffi/interrupt.ts. */
   abs: { type: "pointer" },
 

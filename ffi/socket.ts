@@ -174,6 +174,9 @@ function address(path: string): Uint8Array<ArrayBuffer> {
   return result;
 }
 
+/** Connections that may wait to be accepted. */
+export const BACKLOG = 16;
+
 export interface ListenOptions {
   /** Connections that may wait to be accepted. */
   backlog?: number;
@@ -186,6 +189,15 @@ export interface ListenOptions {
  * Throws an Error that says what to do where the path is too long, is no socket, or is in use by a live process.
  */
 export function listenUnix(path: string, options: ListenOptions = {}): number {
+  const fd = bindUnix(path, options);
+  if (libc.listen(fd, options.backlog ?? BACKLOG) === 0) return fd;
+  const code = errno();
+  libc.close(fd);
+  throw new Error(`cannot listen on ${path}: ${errorText(code)}`);
+}
+
+/** The same without listening yet. */
+export function bindUnix(path: string, options: ListenOptions = {}): number {
   const where = address(path);
   const fd = checked("socket", libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   try {
@@ -195,7 +207,6 @@ export function listenUnix(path: string, options: ListenOptions = {}): number {
       code = bindWithMode(fd, where, options.mode);
     }
     if (code !== 0) throw new Error(`cannot listen on ${path}: ${errorText(code)}`);
-    if (libc.listen(fd, options.backlog ?? 16) < 0) throw new Error(`cannot listen on ${path}: ${errorText(errno())}`);
     return fd;
   } catch (error) {
     libc.close(fd);

@@ -7,8 +7,12 @@ const START_MS = 10_000;
 const STOP_MS = 5000;
 
 /** How it is confined: as RINGFSD_TEST_SANDBOX says, so that all tests can be run inside a sandbox, or not. */
-function confinement(): string[] {
-  return ["--sandbox", Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none"];
+const sandbox = Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none";
+
+function confinement(args: readonly string[]): string[] {
+  // Names of the host's root, trusted.* and security.*, are not for a daemon without that.
+  const admin = args.some((word) => /^--(xattr|security)/.test(word)) && sandbox !== "none";
+  return ["--sandbox", sandbox, ...(admin ? ["--modcaps=+sys_admin"] : [])];
 }
 
 export interface DaemonOptions {
@@ -37,7 +41,7 @@ export class Daemon {
     Deno.chmodSync(dir, 0o755);
     Deno.mkdirSync(`${dir}/share`);
     Deno.chmodSync(`${dir}/share`, 0o755);
-    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, ...confinement()];
+    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, ...confinement(args)];
     const child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...args],
       stdin: "null",
@@ -65,6 +69,11 @@ export class Daemon {
   /** Where a file of the share is on the host. */
   path(name = ""): string {
     return `${this.dir}/share/${name}`;
+  }
+
+  /** Where the daemon sees it. */
+  inside(name = ""): string {
+    return sandbox === "namespace" ? `/share/0/${name}` : this.path(name);
   }
 
   /** A guest: front end, queues and FUSE client. */
@@ -147,4 +156,9 @@ export function withDaemon(
 
 export const isRoot = Deno.uid() === 0;
 /** Why a step that makes devices or acts as other users cannot run, or "". */
+/** The host's mounts reach a sandbox where they are shared, as systemd has them, mount_namespaces(7). */
+export const needsMounts =
+  sandbox !== "namespace" || / \/ \/ .* shared:/.test(Deno.readTextFileSync("/proc/self/mountinfo"))
+    ? ""
+    : "the host's mounts are private";
 export const needsRoot = isRoot ? "" : "needs root";

@@ -46,8 +46,13 @@ export function takeOptions(): Options | null {
   const fd = Deno.env.get(STAGE);
   if (fd === undefined) return null;
   Deno.env.delete(STAGE);
-  stage = JSON.parse(takeText(Number(fd))) as Stage;
-  return stage.options;
+  try {
+    stage = JSON.parse(takeText(Number(fd))) as Stage;
+    return stage.options;
+  } catch {
+    // It was not set by us: begin at the beginning.
+    return null;
+  }
 }
 
 /** What is left to do when all is open and nothing of a guest's was read. */
@@ -164,7 +169,7 @@ function enclose(built: Stage, url: string): never {
       })),
     ]);
   } else next.notes.push("the kernel has no Landlock");
-  return restart("/proc/self/exe", readStrings("/proc/self/cmdline"), next, url.startsWith("file:"));
+  return restart(Deno.execPath(), readStrings("/proc/self/cmdline"), next, url.startsWith("file:"));
 }
 
 /** Executes a program, with what it is to be told. */
@@ -193,7 +198,7 @@ function programBinds(url: string): { binds: Bind[]; links: Link[] } {
   if (url.startsWith("file:")) {
     // Loops read the sources when they start.
     const source = decodeURIComponent(new URL(".", url).pathname).replace(/\/$/, "");
-    directories.push({ source, target: source, directory: true, executable: true });
+    directories.push({ source, target: source, directory: true, recursive: true, executable: true });
   }
   const self = `/proc/${Deno.pid}`;
   directories.push({ source: self, target: "/proc/self", directory: true });

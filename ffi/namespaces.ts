@@ -3,7 +3,7 @@
  * execve(2) of that thread it is the whole process's.
  */
 import { O_CLOEXEC, O_PATH } from "./arch.ts";
-import { EINVAL, ENOSYS } from "./errno.ts";
+import { EINVAL, ENOSYS, EPERM } from "./errno.ts";
 import { checked, cString, errno, libc, SystemError } from "./libc.ts";
 import { AT_FDCWD } from "./stat_layout.ts";
 import { building, numberOf } from "./syscalls.ts";
@@ -118,9 +118,10 @@ function setFlags(path: string, flags: number, recursive: boolean): void {
   }
   const code = errno();
   if (code !== ENOSYS && code !== EINVAL) throw new SystemError(`mount_setattr ${path}`, code);
-  // Before Linux 5.12: the one mount, not those beneath. In a user namespace flags that are there must be named.
-  const all = flags | MS_REMOUNT | MS_BIND;
-  if (libc.mount(null, cString(path), null, all, null) < 0) throw new SystemError(`remount ${path}`, errno());
+  // Before Linux 5.12: the one mount, not those beneath.
+  if (libc.mount(null, cString(path), null, flags | MS_REMOUNT | MS_BIND, null) === 0) return;
+  // A user namespace cannot change a mount that has other flags of the host's; there the user's own rights must do.
+  if (errno() !== EPERM) throw new SystemError(`remount ${path}`, errno());
 }
 
 /** A descriptor of an empty directory that has no name any more: nothing can be made in it. Throws SystemError. */

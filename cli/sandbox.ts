@@ -167,7 +167,7 @@ function enclose(built: Stage, url: string): never {
         access: bind.writable ? "share" : "share, read only",
         directory: true,
       })),
-    ]);
+    ], (keep & capabilitySet(["dac_read_search"])) !== 0n);
   } else next.notes.push("the kernel has no Landlock");
   return restart(Deno.execPath(), readStrings("/proc/self/cmdline"), next, url.startsWith("file:"));
 }

@@ -57,12 +57,19 @@ export interface Reach {
 }
 
 /**
- * Leaves the calling thread what is listed, and no TCP, no abstract sockets and no signals to processes outside, as far as the kernel's
- * version goes. It must have given up new privileges. Throws SystemError.
+ * What is handled where files are opened by file handle, open_by_handle_at(2): names and execution. Such a file may have no path that
+ * the kernel knows of, and Landlock would refuse to open it wherever it is.
  */
-export function landlock(version: number, reaches: readonly Reach[]): void {
-  const handled = EXECUTE | WRITE_FILE | READ_FILE | READ_DIR | NAMES | REFER | (version >= 3 ? TRUNCATE : 0) |
+const WITH_HANDLES = EXECUTE | NAMES | REFER | IOCTL_DEV;
+
+/**
+ * Leaves the calling thread what is listed, and no TCP, no abstract sockets and no signals to processes outside, as far as the kernel's
+ * version goes; with `byHandle` files can be opened wherever they are. It must have given up new privileges. Throws SystemError.
+ */
+export function landlock(version: number, reaches: readonly Reach[], byHandle = false): void {
+  const known = EXECUTE | WRITE_FILE | READ_FILE | READ_DIR | NAMES | REFER | (version >= 3 ? TRUNCATE : 0) |
     (version >= 5 ? IOCTL_DEV : 0);
+  const handled = byHandle ? known & WITH_HANDLES : known;
   const attributes = new BigUint64Array([BigInt(handled), version >= 4 ? NET : 0n, version >= 6 ? SCOPES : 0n]);
   const bytes = version >= 6 ? 24 : version >= 4 ? 16 : 8;
   const ruleset = checked(
@@ -83,11 +90,14 @@ export function landlock(version: number, reaches: readonly Reach[]): void {
 }
 
 function addRule(ruleset: number, handled: number, { path, access, directory }: Reach): void {
+  const allowed = ACCESS[access] & handled & (directory ? -1 : OF_FILES);
+  // A rule that allows nothing is refused.
+  if (allowed === 0) return;
   const fd = checked(`open ${path}`, libc.openat(AT_FDCWD, cString(path), O_PATH | O_CLOEXEC, 0));
   try {
     // struct landlock_path_beneath_attr, packed: u64 allowed_access, s32 parent_fd
     const rule = new DataView(new ArrayBuffer(12));
-    rule.setBigUint64(0, BigInt(ACCESS[access] & handled & (directory ? -1 : OF_FILES)), true);
+    rule.setBigUint64(0, BigInt(allowed), true);
     rule.setInt32(8, fd, true);
     const added = libc.landlock_add_rule(
       numberOf(building.landlock_add_rule),

@@ -1,9 +1,9 @@
 #!/bin/bash
-# test.sh [STAGE…]: checks everything: fmt lint check unit compile packaging uml qemu e2e try. The last line counts the tests.
+# test.sh [STAGE…]: checks everything: fmt lint check unit compile packaging uml qemu linux6.12 e2e try. The last line counts the tests.
 # As root it installs what the tests need (saying so). Without root, outside CI, tests in guests that cannot be set up are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-stages=(fmt lint check unit compile packaging uml qemu e2e try)
+stages=(fmt lint check unit compile packaging uml qemu linux6.12 e2e try)
 [ $# -eq 0 ] || stages=("$@")
 export NO_COLOR=1
 passed=0 failed=0 skipped=0 failures=()
@@ -70,8 +70,9 @@ for name in "${stages[@]}"; do
     packaging) tests packaging 600 tests/packaging ;;
     uml) tests "e2e in User-Mode Linux" 600 tests/e2e/uml.test.ts ;;
     qemu) tests "e2e in QEMU" 900 tests/e2e/qemu.test.ts ;;
+    linux6.12) tests "e2e with Linux 6.12 in QEMU" 900 tests/e2e/linux_6_12.test.ts ;;
     e2e) # whatever else there is
-      mapfile -t files < <(find tests/e2e -name '*.test.ts' ! -name uml.test.ts ! -name qemu.test.ts | sort)
+      mapfile -t files < <(find tests/e2e -name '*.test.ts' ! -name uml.test.ts ! -name qemu.test.ts ! -name linux_6_12.test.ts | sort)
       [ ${#files[@]} -eq 0 ] || tests "e2e, further tests" 1200 "${files[@]}"
       ;;
     try) stage "try.sh --check" timeout -k 30 300 ./try.sh --check ;;

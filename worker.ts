@@ -10,7 +10,7 @@ export function isWorker(): boolean {
 
 /** Turns this Worker into a loop. It takes its messages as soon as this returns. */
 export function startWorker(): void {
-  runLoop(globalThis as unknown as LoopScope, (config, loop, device, bellFds) => {
-    return new FsService(config as FsConfig, loop, device, bellFds);
+  runLoop(globalThis as unknown as LoopScope, (config, host, device, bellFds) => {
+    return new FsService(config as FsConfig, host, device, bellFds);
   });
 }

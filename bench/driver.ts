@@ -240,12 +240,22 @@ export class Virtqueue {
     Atomics.store(this.#avail, AVAIL_IDX, idx & 0xffff);
   }
 
+  /** Whether the device asks to be told of the next chain. */
+  get wantsKick(): boolean {
+    return this.#wantsKick((this.#nextAvail + 1) & 0xffff);
+  }
+
+  /** The same of all before an index. */
+  #wantsKick(next: number): boolean {
+    return this.state.eventIdx
+      ? needEvent(Atomics.load(this.#used16, this.size * 4 + 2), next, this.#lastKick)
+      : (Atomics.load(this.#used16, USED_FLAGS) & VRING_USED_F_NO_NOTIFY) === 0;
+  }
+
   /** Tells the device of what was published since the last kick, if it asked to be told. Returns whether it did. */
   kick(force = false): boolean {
     // Atomics.store in `publish` and this load are sequentially consistent: the load does not pass the store (VIRTIO 2.7.10.1).
-    const wanted = this.state.eventIdx
-      ? needEvent(Atomics.load(this.#used16, this.size * 4 + 2), this.#nextAvail, this.#lastKick)
-      : (Atomics.load(this.#used16, USED_FLAGS) & VRING_USED_F_NO_NOTIFY) === 0;
+    const wanted = this.#wantsKick(this.#nextAvail);
     this.#lastKick = this.#nextAvail;
     if (!wanted && !force) return false;
     this.kicks++;

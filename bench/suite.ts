@@ -33,22 +33,21 @@ export const IDLE = "idle";
 export const IDLE_100 = "idle, 100 devices";
 
 const metadata = (["getattr", "lookup", "openclose", "createunlink"] as const).flatMap((mode): Item[] => [
-  { title: `${mode} depth 1`, mode, depth: 1, busyPoll: true },
+  { title: `${mode} depth 1`, mode, depth: 1 },
   { title: `${mode} depth 32`, mode, depth: 32 },
 ]);
 
 /**
- * Depths are per queue. At depth 1 the driver polls its used ring, unless the title says that it sleeps: waking a thread, which
- * costs the same whichever daemon does it, would be most of the time. Data is one segment, as in a guest with large folios,
- * unless the title says that it is in pages.
+ * Depths are per queue. The driver sleeps until it is called, as a guest does, unless the title says that it polls. Data is one
+ * segment, as in a guest with large folios, unless the title says that it is in pages.
  */
 export const SUITE: readonly Item[] = [
   { title: RANDREAD, mode: "randread", depth: 32, noPolling: true },
   { title: RANDREAD_POLLED, mode: "randread", depth: 32, busyPoll: true, noPolling: true },
   { title: TWO_QUEUES, mode: "randread", depth: 32, queues: 2 },
   { title: RANDWRITE, mode: "randwrite", depth: 32, noPolling: true },
-  { title: RANDREAD_1, mode: "randread", depth: 1, busyPoll: true, noPolling: true },
-  { title: `${RANDREAD_1}, driver sleeps`, mode: "randread", depth: 1, noPolling: true },
+  { title: RANDREAD_1, mode: "randread", depth: 1, noPolling: true },
+  { title: `${RANDREAD_1}, driver polls`, mode: "randread", depth: 1, busyPoll: true, noPolling: true },
   { title: "seqread 128k depth 8", mode: "seqread", depth: 8, blockBytes: 128 * KIB, segmentBytes: 0 },
   { title: "seqwrite 128k depth 8", mode: "seqwrite", depth: 8, blockBytes: 128 * KIB, segmentBytes: 0 },
   { title: "seqread 1M depth 8", mode: "seqread", depth: 8, blockBytes: MIB, segmentBytes: 0 },

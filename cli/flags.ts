@@ -184,7 +184,7 @@ export const flags = {
     kind: "enum",
     values: ["never", "fallback", "prefer", "mandatory"],
     optional: true,
-    brief: "Files are kept by descriptor whatever is said, so far; mandatory is refused",
+    brief: "Files are known by file handle: none, where descriptors are scarce, or all; fallback is prefer",
   },
   "translate-uid": {
     kind: "parsed",

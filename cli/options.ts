@@ -157,11 +157,8 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   if (wrong !== "") throw new Error(wrong);
   const cpus = (cpuAffinity ?? allowed).length;
   const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
-  const shares = sharesOf(
-    given,
-    [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))],
-    queues,
-  );
+  const several = [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))];
+  const shares = sharesOf(given, several, queues);
   const wanted = shares.map((share) => share.numRequestQueues);
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
   const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
@@ -175,7 +172,7 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       threadPoolSize: given["thread-pool-size"],
       pollMaxUs: given["poll-max-us"],
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
-      ...confinement(given),
+      ...confinement(given, several),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
@@ -184,7 +181,7 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
 }
 
 /** How the process is confined. */
-function confinement(given: Flags): Partial<Options> {
+function confinement(given: Flags, several: readonly GivenShare[]): Partial<Options> {
   const { sandbox, seccomp, modcaps, "uid-map": uidMap, "gid-map": gidMap } = given;
   if (uidMap !== undefined || gidMap !== undefined) {
     const name = uidMap === undefined ? "--gid-map" : "--uid-map";
@@ -193,13 +190,16 @@ function confinement(given: Flags): Partial<Options> {
     }
     if (sandbox !== undefined && sandbox !== "namespace") throw new Error(`${name} takes --sandbox namespace`);
   }
-  // Opening files by handle takes one more.
-  const handles = ["prefer", "mandatory", "fallback"].includes(given["inode-file-handles"] ?? "never");
+  // Opening files by handle takes one more, which leads to all of a file system: it is kept where handles were asked for.
+  const asked = [given, ...several.map((one) => one.given)].map((one) => one["inode-file-handles"] ?? "never");
+  const handles = asked.some((one) => one !== "never");
   const changes = [...(handles ? ["+dac_read_search"] : []), ...(modcaps ?? [])];
   return {
     ...(sandbox === undefined ? uidMap || gidMap ? { sandbox: "namespace" } : {} : { sandbox }),
     ...(seccomp === undefined ? {} : { seccomp }),
-    ...(changes.length === 0 ? {} : { capabilities: capabilitiesOf(changes) }),
+    ...(changes.length === 0 || (sandbox === "none" && modcaps === undefined)
+      ? {}
+      : { capabilities: capabilitiesOf(changes) }),
     ...(uidMap === undefined ? {} : { uidMap }),
     ...(gidMap === undefined ? {} : { gidMap }),
   };
@@ -254,12 +254,6 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
   if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
   if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
-  // "prefer" and "fallback" leave it to the daemon, and it keeps descriptors.
-  if (given["inode-file-handles"] === "mandatory") {
-    throw complain(
-      "--inode-file-handles mandatory is not there yet: files are kept by descriptor, give never or prefer",
-    );
-  }
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) throw complain(complaint);
@@ -277,6 +271,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
 function fileSystem(given: Flags): FsOptions {
   const xattrMap = given.xattrmap ?? "";
   const posixAcl = given["posix-acl"] === undefined ? false : given["posix-acl"] === "auto" ? "auto" : true;
+  const handles = given["inode-file-handles"];
   const securityLabel = given["security-label"];
   return {
     cache: given.cache === "none" ? "never" : given.cache,
@@ -292,6 +287,7 @@ function fileSystem(given: Flags): FsOptions {
     readdirplus: given.readdirplus,
     preserveNoatime: given["preserve-noatime"],
     announceSubmounts: given["announce-submounts"],
+    inodeFileHandles: handles === undefined || handles === "fallback" ? "prefer" : handles,
     posixLock: given["posix-lock"],
     flock: given.flock,
     translateUid: given["translate-uid"] ?? [],

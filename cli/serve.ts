@@ -14,9 +14,9 @@ import { ServedShare } from "./served_share.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
-/** Threads for calls that may wait, started as they are needed. */
-const HELPERS = 8;
-/** Every node that the guest knows holds a descriptor. virtiofsd asks for as many. */
+/** Threads for calls and requests that may wait, started as they are needed. */
+const HELPERS = 16;
+/** Open files and nodes hold descriptors. virtiofsd asks for as many. */
 const OPEN_FILES = 1_000_000;
 
 /** Serves as the options say. Resolves with the exit status. `url` is the program's, and of the threads of loops. */

@@ -1,7 +1,7 @@
 /** One share of the process: a directory, the device that shows it, and the socket where front ends find the device. */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
-import { closeShare, configSpace, openShare } from "../fs/share.ts";
+import { closeShare, configSpace, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
@@ -24,7 +24,13 @@ export class ServedShare {
    */
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(options.reach?.dir ?? sharedDir, options.fs, pool.count);
+    const dir = options.reach?.dir ?? sharedDir;
+    try {
+      this.#config = openShare(dir, options.fs, pool.count, log);
+    } catch (error) {
+      // In a sandbox it has another name.
+      throw new Error((error as Error).message.replace(dir, sharedDir));
+    }
     this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
     this.#device = new DeviceControl({
       id,
@@ -34,6 +40,7 @@ export class ServedShare {
       features: 0n,
       config: tag === undefined ? new Uint8Array(0) : configSpace(tag, numRequestQueues),
       service: this.#config,
+      helpers: helpersAtStart(this.#config.kind),
       // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
       loopOf: (queue) => Math.max(0, queue - 1),
     });

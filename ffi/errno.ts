@@ -45,6 +45,7 @@ export const EADDRINUSE = 98;
 export const ECONNRESET = 104;
 export const ENOTCONN = 107;
 export const ECONNREFUSED = 111;
+export const EALREADY = 114;
 export const ESTALE = 116;
 export const EDQUOT = 122;
 export const ECANCELED = 125;

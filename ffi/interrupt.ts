@@ -28,6 +28,24 @@ export function ignoreSignal(number: number): void {
 /** SIGXFSZ, raised by a write beyond RLIMIT_FSIZE, which then fails with EFBIG. */
 export const SIGXFSZ = 25;
 
+const SIG_BLOCK = 0;
+/**
+ * What a thread must not block: faults (SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGSYS), SIGKILL, SIGSTOP, the two of
+ * glibc, and the one above.
+ */
+const OPEN_SIGNALS = [4, 5, 6, 7, 8, 9, 11, 19, 31, 32, 33, SIGNAL];
+
+/**
+ * Leaves all signals but `interrupt`'s to the process's other threads, so that nothing else ends a system call of the calling thread
+ * with EINTR: V8, the runtime and a terminal send signals too.
+ */
+export function blockOtherSignals(): void {
+  let set = 2n ** 64n - 1n;
+  for (const number of OPEN_SIGNALS) set &= ~(1n << BigInt(number - 1));
+  const bytes = new Uint8Array(new BigUint64Array([set]).buffer);
+  checked("rt_sigprocmask", libc.sigprocmask(SYS.rt_sigprocmask, SIG_BLOCK, bytes, null, bytes.length));
+}
+
 /** The calling thread's number, gettid(2). */
 export function threadId(): number {
   return libc.syscall3(SYS.gettid, 0, 0, 0);
@@ -38,10 +56,11 @@ export function interrupt(thread: number): void {
   libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);
 }
 
-const SIG_BLOCK = 0;
-const SIG_UNBLOCK = 1;
 /** SIGHUP, SIGINT and SIGTERM, which tell the process to do something. */
 const REQUESTS = [1, 2, 15];
+/** SIG_BLOCK and SIG_UNBLOCK. */
+const HOLD = 0;
+const LET_GO = 1;
 
 /**
  * Has signals to the process wait, as far as the calling thread goes, or has it take them again. Over an execve(2) those that came wait, and
@@ -50,5 +69,5 @@ const REQUESTS = [1, 2, 15];
 export function holdSignals(hold: boolean): void {
   const set = new Uint8Array(128);
   for (const number of REQUESTS) set[(number - 1) >> 3] |= 1 << ((number - 1) & 7);
-  libc.pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, set, null);
+  libc.pthread_sigmask(hold ? HOLD : LET_GO, set, null);
 }

@@ -57,6 +57,10 @@ const lib = Deno.dlopen("libc.so.6", {
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   /** int fstatfs(int fd, struct statfs *) */
   fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
+  /** int name_to_handle_at(int dirfd, const char *path, struct file_handle *, int *mount_id, int flags) */
+  name_to_handle_at: { parameters: ["i32", "buffer", "buffer", "buffer", "i32"], result: "i32" },
+  /** int open_by_handle_at(int mount_fd, struct file_handle *, int flags) */
+  open_by_handle_at: { parameters: ["i32", "buffer", "i32"], result: "i32" },
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
   /** off_t lseek(int fd, off_t offset, int whence); the result is -1 or an offset */
@@ -110,6 +114,8 @@ const lib = Deno.dlopen("libc.so.6", {
   // --- waiting
   epoll_create1: { parameters: ["i32"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  /** int epoll_wait(int epfd, struct epoll_event *, int maxevents, int timeout), in milliseconds */
+  epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
   /** On a thread of Deno's pool, so that the event loop goes on; errno is lost. */
   epollWaitAsync: { name: "epoll_wait", parameters: ["i32", "buffer", "i32", "i32"], result: "i32", nonblocking: true },
   /** int poll(struct pollfd *, nfds_t, int timeout) */
@@ -169,6 +175,10 @@ const lib = Deno.dlopen("libc.so.6", {
   landlock_add_rule: { name: "syscall", parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   /** int seccomp(unsigned operation, unsigned flags, void *args) */
   seccomp: { name: "syscall", parameters: ["i32", "u32", "u32", "buffer"], result: "i32" },
+  /** int rt_sigprocmask(int how, const sigset_t *set, sigset_t *old, size_t), of the calling thread */
+  sigprocmask: { name: "syscall", parameters: ["i32", "i32", "buffer", "pointer", "u32"], result: "i32" },
+  /** int openat2(int dirfd, const char *path, const struct open_how *how, size_t size) */
+  openat2: { name: "syscall", parameters: ["i32", "i32", "buffer", "buffer", "u32"], result: "i32" },
   /** setfsuid and its like: glibc would change every thread. */
   syscall1: { name: "syscall", parameters: ["i32", "u32"], result: "i32" },
   /**

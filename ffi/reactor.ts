@@ -10,19 +10,19 @@ import { createEventfd, drain, signal } from "./eventfd.ts";
 import { checked, errno, libc, SystemError } from "./libc.ts";
 import { allocate, type Mapping, PAGE, unmap } from "./memory.ts";
 
-const EPOLL_CLOEXEC = 0o2000000;
-const EPOLL_CTL_ADD = 1;
-const EPOLL_CTL_DEL = 2;
-const EPOLL_CTL_MOD = 3;
+export const EPOLL_CLOEXEC = 0o2000000;
+export const EPOLL_CTL_ADD = 1;
+export const EPOLL_CTL_DEL = 2;
+export const EPOLL_CTL_MOD = 3;
 const EPOLLIN = 0x1;
 const EPOLLOUT = 0x4;
 const EPOLLERR = 0x8;
 const EPOLLHUP = 0x10;
 const EPOLLRDHUP = 0x2000;
-const EPOLLONESHOT = 0x4000_0000;
+export const EPOLLONESHOT = 0x4000_0000;
 
 /** struct epoll_event, sys/epoll.h: packed on x86-64 only. Byte offsets; `data` holds descriptor and generation. */
-const epoll_event = Deno.build.arch === "x86_64"
+export const epoll_event = Deno.build.arch === "x86_64"
   ? { events: 0, fd: 4, generation: 8, sizeof: 12 } as const
   : { events: 0, fd: 8, generation: 12, sizeof: 16 } as const;
 const EVENTS_MAX = 64;

@@ -13,7 +13,8 @@
  *     for (let i = 0; i < n; i++) done(ring.cqe_data_lo(i), ring.cqe_res(i));
  *     ring.cq_advance(n);
  *
- * A ring belongs to one thread. Nothing here but set-up allocates. Linux 5.15 is the oldest kernel supported.
+ * A ring belongs to one thread. Nothing here but set-up allocates. Linux 5.13 is the oldest kernel with
+ * what is needed; ring.ts has what to use on others.
  * Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2); liburing for the order of loads and stores.
  */
 import { SYS } from "./arch.ts";
@@ -38,6 +39,7 @@ import {
   IORING_SQ_NEED_WAKEUP,
   IORING_SQ_TASKRUN,
 } from "./uring_layout.ts";
+import type { LoopRing } from "./ring.ts";
 import { BEST_FLAGS, type RingOptions, setUpRing, unmapRing } from "./uring_setup.ts";
 import { SubmissionEntries } from "./uring_sqe.ts";
 
@@ -49,7 +51,7 @@ const SCRATCH_TIMESPEC = 32;
 const ARG_SIZE = BigInt(io_uring_getevents_arg.sizeof);
 
 /** One io_uring. */
-export class Ring extends SubmissionEntries {
+export class Ring extends SubmissionEntries implements LoopRing {
   /** IORING_SETUP_* bits that the ring was made with. */
   readonly flags: number;
   /** IORING_FEAT_* bits that the kernel said. */
@@ -123,7 +125,8 @@ export class Ring extends SubmissionEntries {
   /**
    * int io_uring_setup(u32 entries, struct io_uring_params *), and the mappings.
    * `entries` is rounded up to a power of two. Throws SystemError: EINVAL for flags the kernel does not know, EPERM
-   * where io_uring is switched off (kernel.io_uring_disabled), ENOSYS where the kernel or seccomp lacks it, ENOMEM, EMFILE.
+   * where io_uring is switched off (kernel.io_uring_disabled), ENOSYS where the kernel or seccomp lacks it, ENOMEM, EMFILE. Throws
+   * RingUnfit where the kernel's is too old.
    */
   static queue_init(entries: number, options: RingOptions = {}): Ring {
     const { fd, params, mappings } = setUpRing(entries, options);
@@ -131,20 +134,20 @@ export class Ring extends SubmissionEntries {
   }
 
   /**
-   * queue_init with the best flags that the kernel takes; `flags` of the ring says which. `options.flags` are added
+   * queue_init with the first set of flags that the kernel takes; `flags` of the ring says which. `options.flags` are added
    * to each attempt (IORING_SETUP_R_DISABLED, say). With SINGLE_ISSUER the thread that calls this is the only one that may
    * submit; with R_DISABLED as well it is the one that calls enable_rings.
    */
-  static queue_init_best(entries: number, options: RingOptions = {}): Ring {
-    for (const best of BEST_FLAGS) {
+  static queue_init_best(entries: number, options: RingOptions = {}, sets: readonly number[] = BEST_FLAGS): Ring {
+    for (const [i, best] of sets.entries()) {
       try {
         const flags = (options.flags ?? 0) | IORING_SETUP_CLAMP | best;
         return Ring.queue_init(entries, { ...options, flags });
       } catch (error) {
-        if ((error as { code?: number }).code !== EINVAL || best === 0) throw error;
+        if ((error as { code?: number }).code !== EINVAL || i === sets.length - 1) throw error;
       }
     }
-    throw new Error("unreachable");
+    throw new TypeError("no set of flags was given");
   }
 
   /** io_uring_queue_exit: cancels what is in flight, unmaps the rings and closes the descriptor. */

@@ -100,9 +100,10 @@ export const IORING_SETUP_SINGLE_ISSUER = 1 << 12; // 6.0
 export const IORING_SETUP_DEFER_TASKRUN = 1 << 13; // 6.1
 export const IORING_SETUP_NO_SQARRAY = 1 << 16; // 6.6
 
-export const IORING_FEAT_SINGLE_MMAP = 1 << 0;
-export const IORING_FEAT_NODROP = 1 << 1;
-export const IORING_FEAT_EXT_ARG = 1 << 8;
+export const IORING_FEAT_SINGLE_MMAP = 1 << 0; // 5.4
+export const IORING_FEAT_NODROP = 1 << 1; // 5.5
+export const IORING_FEAT_EXT_ARG = 1 << 8; // 5.11
+export const IORING_FEAT_RSRC_TAGS = 1 << 10; // 5.13
 
 export const IORING_ENTER_GETEVENTS = 1 << 0;
 export const IORING_ENTER_SQ_WAKEUP = 1 << 1;

@@ -12,6 +12,7 @@ import {
   io_uring_sqe,
   IORING_FEAT_EXT_ARG,
   IORING_FEAT_NODROP,
+  IORING_FEAT_RSRC_TAGS,
   IORING_FEAT_SINGLE_MMAP,
   IORING_OFF_CQ_RING,
   IORING_OFF_SQ_RING,
@@ -42,7 +43,7 @@ export interface RingOptions {
 }
 
 /**
- * The sets of flags that queue_init_best tries, from the newest kernel to the oldest: 6.6, 6.1, 5.19, 5.18, 5.15. TASKRUN_FLAG
+ * The sets of flags that queue_init_best tries, from the newest kernel to the oldest: 6.6, 6.1, 5.19, 5.18, 5.13. TASKRUN_FLAG
  * goes with them so that one load of shared memory tells whether completions wait in the kernel.
  */
 export const BEST_FLAGS = [
@@ -54,7 +55,13 @@ export const BEST_FLAGS = [
   0,
 ];
 
-const FEATURES_NEEDED = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG;
+/** RSRC_TAGS came with multishot polls, which have no bit of their own: Linux 5.13. */
+const FEATURES_NEEDED = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_RSRC_TAGS;
+
+/** There is an io_uring, and it lacks what is needed. */
+export class RingUnfit extends Error {
+  override name = "RingUnfit";
+}
 
 /** A ring's descriptor, what the kernel wrote into struct io_uring_params (as u32 words), and its mappings. */
 export interface RingParts {
@@ -79,7 +86,9 @@ export function setUpRing(entries: number, options: RingOptions): RingParts {
   const mappings: Mapping[] = [];
   try {
     const features = params[io_uring_params.features >> 2];
-    if ((features & FEATURES_NEEDED) !== FEATURES_NEEDED) throw new Error("io_uring: Linux 5.15 or later is needed");
+    if ((features & FEATURES_NEEDED) !== FEATURES_NEEDED) {
+      throw new RingUnfit("this kernel's io_uring is older than Linux 5.13's");
+    }
     mapRings(fd, params, mappings);
     return { fd, params, mappings };
   } catch (error) {

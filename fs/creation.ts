@@ -89,10 +89,10 @@ let umask = 0;
 
 /**
  * Makes the thread act for the request's user and group, with `mask` as its umask where the client leaves that to us. The
- * request's names end at byte `at`. Returns 1 or 0 for `endCreation`, or -errno.
+ * request's names end at byte `at`. `opens`: the new file is opened too. Returns 1 or 0 for `endCreation`, or -errno.
  */
-export function beginCreation(fs: FsService, at: number, mask: number): number {
-  const short = fs.descriptors.room();
+export function beginCreation(fs: FsService, at: number, mask: number, opens = false): number {
+  const short = opens ? fs.descriptors.room() : fs.descriptors.roomForNode();
   if (short < 0) return short;
   const failed = fs.extensions.read(fs, at);
   if (failed < 0) return failed;
@@ -130,7 +130,8 @@ export function label(fs: FsService, fd: number): number {
 /** Labels what was just made under a name, and takes it away again where that fails. `flags` are unlinkat's. 0 or -errno. */
 export function labelName(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
   if (fs.extensions.labelSize === 0) return 0;
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const fd = libc.openat(dirFd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
   const failed = fd < 0 ? -errno() : label(fs, fd);
   if (fd >= 0) libc.close(fd);

@@ -1,11 +1,12 @@
 /** From names to nodes, and from nodes to the entries of a reply. */
 import { O_CLOEXEC, O_NOFOLLOW, O_PATH } from "../ffi/arch.ts";
-import { ENFILE, ENOENT } from "../ffi/errno.ts";
+import { EAGAIN, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { S_IFDIR } from "../ffi/stat_layout.ts";
-import type { NodeTable } from "./nodes.ts";
 import { ROOT } from "./nodes.ts";
+import { ELSEWHERE } from "./results.ts";
 import type { FsService } from "./service.ts";
+import { openCached } from "./where.ts";
 import {
   fuse_attr,
   FUSE_ATTR_SUBMOUNT,
@@ -44,33 +45,60 @@ function isDotDot(name: Uint8Array): boolean {
  */
 export function lookupName(fs: FsService, dir: number, name: Uint8Array<ArrayBuffer>): number {
   if (isDotDot(name)) return lookupParent(fs, dir);
-  const dirFd = fs.nodes.fd(dir);
+  const dirFd = fs.nodeFd(dir);
+  if (dirFd < 0) return dirFd;
   const failed = fs.stat.at(dirFd, name);
   if (failed < 0) return failed;
-  const known = fs.nodes.acquire(fs.stat.identity, fs.retire);
+  const known = fs.files.find(dirFd, name);
   if (known > 0) return known;
   const fd = libc.openat(dirFd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
   return fd < 0 ? -errno() : adopt(fs, fd);
 }
 
+/**
+ * The same, and answers with the entry, where no disk is needed for that, or nobody is delayed by it and disks were quick lately: a
+ * new name in a warm directory is not cached either. Else ELSEWHERE.
+ */
+export function answerCached(fs: FsService, dir: number, name: Uint8Array<ArrayBuffer>): number {
+  if (isDotDot(name)) return answerEntry(fs, dir, name);
+  const dirFd = fs.nodeFd(dir);
+  if (dirFd < 0) return dirFd;
+  const fd = openCached(dirFd, name);
+  if (fd === -EAGAIN) {
+    if (fs.uncached.throttled || !fs.loop.quiet) return ELSEWHERE;
+    fs.uncached.before();
+    const result = answerEntry(fs, dir, name);
+    fs.uncached.after();
+    return result;
+  }
+  if (fd < 0) return fd;
+  const failed = fs.stat.of(fd);
+  const known = failed < 0 ? failed : fs.nodes.acquire(fs.stat.identity, fs.retire);
+  const found = known > 0 || failed < 0;
+  if (found) libc.close(fd);
+  const slot = found ? known : adopt(fs, fd);
+  return slot < 0 ? slot : putEntry(fs, BODY, slot);
+}
+
 function lookupParent(fs: FsService, dir: number): number {
-  const failed = dir === ROOT ? fs.stat.of(fs.nodes.fd(ROOT)) : fs.stat.at(fs.nodes.fd(dir), dotDot);
+  const dirFd = fs.nodeFd(dir);
+  if (dirFd < 0) return dirFd;
+  const failed = dir === ROOT ? fs.stat.of(dirFd) : fs.stat.at(dirFd, dotDot);
   if (failed < 0) return failed;
-  const known = fs.nodes.acquire(fs.stat.identity, fs.retire);
+  const known = fs.files.find(dirFd, dotDot);
   return known > 0 ? known : -ENOENT;
 }
 
-/** Makes the file of an O_PATH descriptor known, and takes the descriptor over. Returns as `lookupName`. */
+/** Makes the file of an O_PATH descriptor known, which is in the request's directory, and takes the descriptor over. Returns as `lookupName`. */
 export function adopt(fs: FsService, fd: number): number {
   const failed = fs.stat.of(fd);
   if (failed < 0) {
     libc.close(fd);
     return failed;
   }
-  const nodes: NodeTable = fs.nodes;
-  const slot = nodes.insert(fs.stat.identity, fd, fs.stat.type);
-  if (!nodes.inserted) libc.close(fd);
-  return slot === 0 ? -ENFILE : slot;
+  const slot = fs.files.insert(fd, fs.node);
+  if (!fs.files.taken) libc.close(fd);
+  return slot;
 }
 
 /** Writes struct fuse_entry_out at word `at` of the reply, with the attributes that are in `fs.stat`. Returns its bytes. */

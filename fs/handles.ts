@@ -1,6 +1,11 @@
 /**
  * The handle table: what the guest knows by an `fh`. In shared memory, as the node table. A handle is never a raw descriptor, which
  * would let a guest name our sockets: its lower 20 bits are a slot, the 12 above them count how often the slot was used.
+ *
+ * Looking a handle up is plain loads. That suffices for a handle that a guest was told: between its making and its use lie the used
+ * ring's index and the available ring's, stored and loaded by Atomics. But a guest may guess the next fh and use it while another loop
+ * makes it, and arm64 may load the descriptor before the key: it then finds what the slot held before. So a slot that is not in use
+ * holds no descriptor, not even one of before, which may be a socket's number by now.
  */
 import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
 import { Slots } from "./slots.ts";
@@ -13,6 +18,7 @@ const WORDS = 8;
 // Words of a handle.
 /** The fh with all bits flipped while it is open, else 0. */
 const KEY = 0;
+/** The descriptor, flipped as well, else 0, which is -1 then. */
 const FD = 1;
 const KIND = 2;
 /** Directories: the offset at which the descriptor stands, or both -1 where that is not known. */
@@ -30,6 +36,7 @@ const LINK = 7;
 /** Words of the head. */
 const SLOTS_HEAD = 0;
 const OPEN = 16;
+const WARNED = 17;
 const HANDLES_AT = 32;
 const BYTES = (HANDLES_AT + SLOTS * WORDS) * 4;
 
@@ -61,6 +68,12 @@ export class HandleTable {
     return Atomics.load(this.#words, OPEN);
   }
 
+  /** Notes whether the log was told that descriptors run out, for all threads. Returns whether that is news. */
+  setWarned(warned: boolean): boolean {
+    const now = warned ? 1 : 0;
+    return Atomics.load(this.#words, WARNED) !== now && Atomics.exchange(this.#words, WARNED, now) !== now;
+  }
+
   /** Opens a handle for a descriptor, which is the table's from now on. Returns the fh, unsigned, or -1 where the table is full. */
   insert(fd: number, kind: number): number {
     const w = this.#words;
@@ -69,7 +82,7 @@ export class HandleTable {
     const at = HANDLES_AT + slot * WORDS;
     const uses = w[at + USES] = (w[at + USES] + 1) & 0xfff;
     const fh = uses << 20 | slot;
-    w[at + FD] = fd;
+    w[at + FD] = ~fd;
     w[at + KIND] = kind;
     w[at + POSITION_LO] = w[at + POSITION_HI] = w[at + READING] = 0;
     // Flipped, so that a slot never used (all zeros) is no handle 0.
@@ -83,7 +96,7 @@ export class HandleTable {
     const w = this.#words;
     const at = HANDLES_AT + (lo & SLOT_MASK) * WORDS;
     if (hi !== 0 || w[at + KEY] !== ~lo || w[at + KIND] !== kind) return -1;
-    return w[at + FD];
+    return ~w[at + FD];
   }
 
   /** Closes a handle. Returns its descriptor, which is the caller's to close, or -1 where the fh names nothing. */
@@ -95,6 +108,8 @@ export class HandleTable {
     const key = HANDLES_AT + slot * WORDS + KEY;
     // Two loops may be told to release the same handle: one of them does.
     if (Atomics.compareExchange(w, key, ~lo, 0) !== ~lo) return -1;
+    // Before the caller asks which loops may have seen it (vq/grace.ts): one whose batch begins later does not find it.
+    Atomics.store(w, key + FD - KEY, 0);
     Atomics.sub(w, OPEN, 1);
     this.#slots.give(slot);
     return fd;
@@ -136,8 +151,8 @@ export class HandleTable {
     const { used } = this.#slots;
     for (let slot = 0; slot < used; slot++) {
       const at = HANDLES_AT + slot * WORDS;
-      if (w[at + KEY] !== 0) close(w[at + FD]);
-      w[at + KEY] = 0;
+      if (w[at + KEY] !== 0) close(~w[at + FD]);
+      w[at + KEY] = w[at + FD] = 0;
     }
     w[OPEN] = 0;
     // The uses stay, so that an fh of before the clearing names nothing after it.

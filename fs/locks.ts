@@ -4,7 +4,7 @@
  * owner's locks go when its descriptor is closed. One table in shared memory for all loops, under one lock: locking is rare.
  */
 import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 
 /** Owners at most. */
 const SLOTS = 16384;

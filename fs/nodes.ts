@@ -3,19 +3,22 @@
  *
  * A nodeid is the slot's number, with the slot's generation in the upper half, so that one that was forgotten names nothing
  * when its slot serves another file. The root is slot 1 of generation 0: FUSE_ROOT_ID. A node holds an O_PATH descriptor,
- * which pins its inode, so (device, inode, mount) finds it again for as long as the guest knows it.
+ * which pins its inode, so (device, inode, mount) finds it again for as long as the guest knows it. Or it has a file handle, and
+ * is opened when it is needed: then its file may go, and the number be another's, which the handle tells.
  *
  * Finding a known node takes no lock: the bucket's chain is walked, the lookup count is raised unless it is zero, and only then is
  * it checked that this is still the node that was wanted. Insertion and removal take the bucket's lock.
  */
-import { allocate, discard, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { allocate, discard, type HostAddr, PAGE, unmapAt, viewAt } from "../ffi/memory.ts";
+import { lock, unlock } from "../vq/spin.ts";
+import { type FileHandle, HANDLE_WORDS, MORE_WORDS } from "./file_handle.ts";
 import { Slots } from "./slots.ts";
 
 export const ROOT = 1;
 
 /** Known nodes at most. The memory is taken page by page as nodes come. */
 const SLOTS = 1 << 24;
+/** A cache line. */
 const WORDS = 16;
 const BUCKETS = 1 << 18;
 
@@ -25,7 +28,7 @@ const GENERATION = 0;
 const COUNT = 1;
 /** Its upper part, in units of CARRY. */
 const COUNT_HIGH = 2;
-/** The descriptor, and above its FD_BITS the type. */
+/** The descriptor, or NO_FD, and above its FD_BITS the type. */
 const FILE = 3;
 /** The next slot in the bucket's chain. */
 const NEXT = 4;
@@ -33,11 +36,17 @@ const INO_LO = 5;
 const INO_HI = 6;
 const DEV = 7;
 const MOUNT = 8;
+/** The file handle, of a node without a descriptor. */
+const HANDLE = 9;
 /** Of a free slot: the next one. */
 const LINK = 9;
+if (HANDLE + HANDLE_WORDS !== WORDS) throw new Error("a file handle does not fit a node");
 
+const PAGE_WORDS = PAGE / 4;
 const FD_BITS = 27;
 const FD_MAX = 2 ** FD_BITS - 1;
+/** In place of a descriptor. */
+const NO_FD = FD_MAX;
 const CARRY = 2 ** 30;
 
 // Words of the head.
@@ -45,9 +54,12 @@ const SLOTS_HEAD = 0;
 const GENERATIONS = 16;
 const CONTENDED = 32;
 const KNOWN = 48;
+const HOLDING = 49;
 const BUCKETS_AT = 64;
 const NODES_AT = BUCKETS_AT + BUCKETS * 2;
-const BYTES = (NODES_AT + SLOTS * WORDS) * 4;
+/** What is behind the first bytes of long file handles: it takes memory where there are some. */
+const MORE_AT = NODES_AT + SLOTS * WORDS;
+const BYTES = (MORE_AT + SLOTS * MORE_WORDS) * 4;
 
 /** A walker whose chain was changed under it may stray; behind this many steps it takes the lock. */
 const MAX_STEPS = 1000;
@@ -60,8 +72,8 @@ export interface Identity {
   mount: number;
 }
 
-/** Bytes of shared table for each known node, the share of the buckets not counted. */
-export const NODE_BYTES = WORDS * 4;
+/** Bytes of shared table for each known node, with a long handle, the share of the buckets (2 MiB in all) not counted. */
+export const NODE_BYTES = (WORDS + MORE_WORDS) * 4;
 
 /** Takes the memory of a table. The address is given to all loops. */
 export function allocateNodes(): HostAddr {
@@ -73,11 +85,18 @@ export function freeNodes(addr: HostAddr): void {
   unmapAt(addr, BYTES);
 }
 
-/** Closes a descriptor that is in the table no more. */
-export type Retire = (fd: number) => void;
+/** Lets go of what a node had that is in the table no more: its descriptor, or, where that is -1, the descriptor of its mount. */
+export type Retire = (fd: number, mount: number) => void;
 
-/** The descriptor in what `file` returned. */
+/** What `acquire` and `insert` say where a node of that inode number may be the one, and only the file's handle can tell. */
+export const NEEDS_HANDLE = -1;
+
+/** The descriptor in what `held` returned. */
 export const fdOf = (file: number): number => file & FD_MAX;
+/** Whether there is one. */
+export const hasFd = (file: number): boolean => (file & FD_MAX) !== NO_FD;
+/** The same file with a descriptor. */
+export const withFd = (file: number, fd: number): number => file & ~FD_MAX | fd;
 /** S_IFMT of the file, which never changes. */
 export const typeOf = (file: number): number => file >>> FD_BITS << 12;
 
@@ -87,6 +106,8 @@ export class NodeTable {
   readonly #slots: Slots;
   /** Whether the last `insert` made a node, which then has its descriptor. */
   inserted = false;
+  /** See `handle`. */
+  mount = 0;
 
   constructor(addr: HostAddr) {
     this.#addr = addr;
@@ -101,7 +122,7 @@ export class NodeTable {
     const at = NODES_AT + ROOT * WORDS;
     // Slot 0 stands for "none".
     this.#slots.reset(ROOT + 1);
-    this.#fill(at, fd, id, type, 0);
+    this.#fill(ROOT, fd, id, type, null, 0);
     w[at + COUNT] = 1;
     const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
     w[at + NEXT] = w[bucket];
@@ -117,17 +138,28 @@ export class NodeTable {
     return w[at + COUNT] > 0 ? lo : 0;
   }
 
-  /** The O_PATH descriptor of a slot. */
-  fd(slot: number): number {
-    return fdOf(this.file(slot));
+  /**
+   * Descriptor and type of a slot, of the same file: see hasFd, fdOf, typeOf. Asked for one after the other they may be those of two,
+   * for another loop may give the slot away meanwhile, and what one found to be a regular file would be a device.
+   */
+  held(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + FILE];
   }
 
   /**
-   * Descriptor and type of a slot, of the same file: see fdOf, typeOf. Asked for one after the other they may be those of two, for
-   * another loop may give the slot away meanwhile, and what one found to be a regular file would be a device.
+   * Copies the handle of a slot that holds no descriptor. Returns the `held` that it belongs to, with the file's mount in `mount`; or 0
+   * where the slot changed hands meanwhile.
    */
-  file(slot: number): number {
-    return this.#words[NODES_AT + slot * WORDS + FILE];
+  handle(slot: number, handle: FileHandle): number {
+    const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
+    // A slot that is given away gets a generation when it is freed and one when it is filled, and is filled while its count is zero.
+    const generation = Atomics.load(w, at + GENERATION);
+    if (Atomics.load(w, at + COUNT) <= 0) return 0;
+    const file = Atomics.load(w, at + FILE);
+    this.mount = Atomics.load(w, at + MOUNT);
+    handle.get(w, at + HANDLE, MORE_AT + slot * MORE_WORDS);
+    return Atomics.load(w, at + GENERATION) === generation ? file : 0;
   }
 
   /** The upper half of a slot's nodeid. */
@@ -135,14 +167,24 @@ export class NodeTable {
     return this.#words[NODES_AT + slot * WORDS + GENERATION];
   }
 
+  /** The mount of a slot's file, as statx(2) numbers it. */
+  mountOf(slot: number): number {
+    return this.#words[NODES_AT + slot * WORDS + MOUNT];
+  }
+
   /** S_IFMT of a slot's file. */
   type(slot: number): number {
-    return typeOf(this.file(slot));
+    return typeOf(this.held(slot));
   }
 
   /** Nodes that are known now, the root not counted. */
   get known(): number {
     return Atomics.load(this.#words, KNOWN);
+  }
+
+  /** How many of them hold a descriptor. */
+  get holding(): number {
+    return Atomics.load(this.#words, HOLDING);
   }
 
   /** How often somebody had to wait for a bucket's lock. */
@@ -152,19 +194,34 @@ export class NodeTable {
 
   /**
    * Raises the lookup count of a known node and returns its slot, or 0 where it is not known. Takes no lock, in the usual case.
-   * `retire` as for `forget`.
+   * NEEDS_HANDLE where the file's handle is not given and has to be. `retire` as for `forget`.
    */
-  acquire(id: Identity, retire: Retire): number {
+  acquire(id: Identity, retire: Retire, handle: FileHandle | null = null): number {
     const w = this.#words;
     let slot = Atomics.load(w, this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount));
     for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
       const at = NODES_AT + slot * WORDS;
-      if (this.#is(at, id) && this.#raise(slot)) {
-        if (this.#is(at, id)) {
-          if (w[at + COUNT] > CARRY * 1.5) this.#carry(slot);
-          return slot;
+      if (this.#is(at, id)) {
+        // The handle, where there is one, is compared apart, so that this stays short.
+        if (!hasFd(w[at + FILE])) return handle === null ? NEEDS_HANDLE : this.#acquireFrom(slot, id, retire, handle);
+        if (this.#raise(slot)) {
+          if (this.#is(at, id) && hasFd(w[at + FILE])) return this.#raised(slot);
+          // The slot was given to another file between the two looks.
+          this.forget(slot, this.generation(slot), 1, retire);
         }
-        // The slot was given to another file between the two looks.
+      }
+      slot = w[at + NEXT];
+    }
+    return 0;
+  }
+
+  /** The rest of `acquire`, from a slot of the bucket on, with the file's handle. */
+  #acquireFrom(slot: number, id: Identity, retire: Retire, handle: FileHandle): number {
+    const w = this.#words;
+    for (let steps = 0; slot !== 0 && steps < MAX_STEPS; steps++) {
+      const at = NODES_AT + slot * WORDS;
+      if (this.#compare(slot, id, handle) > 0 && this.#raise(slot)) {
+        if (this.#compare(slot, id, handle) > 0) return this.#raised(slot);
         this.forget(slot, this.generation(slot), 1, retire);
       }
       slot = w[at + NEXT];
@@ -172,29 +229,38 @@ export class NodeTable {
     return 0;
   }
 
+  #raised(slot: number): number {
+    if (this.#words[NODES_AT + slot * WORDS + COUNT] > CARRY * 1.5) this.#carry(slot);
+    return slot;
+  }
+
   /**
    * Makes a node known with lookup count 1, or raises that of the node which another loop made of the same file meanwhile;
-   * `inserted` tells, and where it is false the descriptor is still the caller's. Returns 0 where the table is full.
+   * `inserted` tells, and where it is false the descriptor is still the caller's. The node holds the descriptor, or has the
+   * handle where that is -1. Returns 0 where the table is full; NEEDS_HANDLE where no handle is given and there has to be one, which
+   * may be a handle that is not known.
    */
-  insert(id: Identity, fd: number, type: number): number {
+  insert(id: Identity, fd: number, type: number, handle: FileHandle | null = null): number {
     this.inserted = false;
     const w = this.#words;
-    const fresh = fd > FD_MAX ? -1 : this.#slots.take();
+    const fresh = fd >= NO_FD ? -1 : this.#slots.take();
     if (fresh < 0) return 0;
     const bucket = this.#bucket(id.inoLo, id.inoHi, id.dev, id.mount);
     this.#lock(bucket);
     try {
       for (let slot = w[bucket]; slot !== 0; slot = w[NODES_AT + slot * WORDS + NEXT]) {
-        if (!this.#is(NODES_AT + slot * WORDS, id) || !this.#raise(slot)) continue;
+        const same = this.#compare(slot, id, handle);
+        if (same === 0 || (same > 0 && !this.#raise(slot))) continue;
         this.#slots.give(fresh);
-        return slot;
+        return same < 0 ? NEEDS_HANDLE : slot;
       }
       const at = NODES_AT + fresh * WORDS;
-      this.#fill(at, fd, id, type, this.#nextGeneration());
+      this.#fill(fresh, fd, id, type, handle, this.#nextGeneration());
       w[at + NEXT] = w[bucket];
       Atomics.store(w, at + COUNT, 1);
       Atomics.store(w, bucket, fresh);
       Atomics.add(w, KNOWN, 1);
+      if (fd >= 0) Atomics.add(w, HOLDING, 1);
       this.inserted = true;
       return fresh;
     } finally {
@@ -203,8 +269,8 @@ export class NodeTable {
   }
 
   /**
-   * Lowers the lookup count of a nodeid by `count`, a number of the guest's. At zero the node is forgotten, and its descriptor handed
-   * to `retire`. More than the count is the count. The root stays, and a nodeid that names nothing is left alone.
+   * Lowers the lookup count of a nodeid by `count`, a number of the guest's. At zero the node is forgotten, and what it had handed to
+   * `retire`. More than the count is the count. The root stays, and a nodeid that names nothing is left alone.
    */
   forget(lo: number, hi: number, count: number, retire: Retire): void {
     if (lo <= ROOT || lo >= SLOTS) return;
@@ -212,7 +278,8 @@ export class NodeTable {
     const at = NODES_AT + lo * WORDS;
     const bucket = this.#lockNode(lo, hi);
     if (bucket === 0) return;
-    let fd = -1;
+    let file = 0;
+    let mount = 0;
     try {
       while (count > w[at + COUNT] - 1 && w[at + COUNT_HIGH] > 0) {
         w[at + COUNT_HIGH]--;
@@ -228,30 +295,38 @@ export class NodeTable {
         if (left > 0) return;
         break;
       }
-      fd = this.fd(lo);
+      file = this.held(lo);
+      mount = w[at + MOUNT];
+      // A guest may guess the slot's next nodeid, and arm64 load this before the generation: it must not find a number of before.
+      Atomics.store(w, at + FILE, NO_FD);
       this.#unlink(bucket, lo);
       Atomics.store(w, at + GENERATION, this.#nextGeneration());
       Atomics.sub(w, KNOWN, 1);
+      if (hasFd(file)) Atomics.sub(w, HOLDING, 1);
     } finally {
       unlock(w, bucket + 1);
     }
     this.#slots.give(lo);
-    retire(fd);
+    retire(hasFd(file) ? fdOf(file) : -1, mount);
   }
 
   /** Forgets every node but the root, and hands each descriptor to `close`. No other loop may use the table meanwhile. */
-  clear(close: Retire): void {
+  clear(close: (fd: number) => void): void {
     const w = this.#words;
     const root = NODES_AT + ROOT * WORDS;
     const id = { inoLo: w[root + INO_LO], inoHi: w[root + INO_HI], dev: w[root + DEV], mount: w[root + MOUNT] };
-    const rootFile = this.file(ROOT);
+    const rootFile = this.held(ROOT);
     const { used } = this.#slots;
     for (let slot = ROOT + 1; slot < used; slot++) {
-      if (w[NODES_AT + slot * WORDS + COUNT] > 0) close(this.fd(slot));
+      const file = this.held(slot);
+      if (w[NODES_AT + slot * WORDS + COUNT] > 0 && hasFd(file)) close(fdOf(file));
     }
     const generations = w[GENERATIONS];
     const contended = w[CONTENDED];
-    discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / 1024) * 4096);
+    discard(this.#addr, Math.ceil((NODES_AT + used * WORDS) / PAGE_WORDS) * PAGE);
+    const more = Math.ceil(MORE_AT / PAGE_WORDS);
+    const moreEnd = Math.floor((MORE_AT + used * MORE_WORDS) / PAGE_WORDS);
+    if (moreEnd > more) discard(this.#addr + more * PAGE as HostAddr, (moreEnd - more) * PAGE);
     w[GENERATIONS] = generations;
     w[CONTENDED] = contended;
     this.setRoot(fdOf(rootFile), id, typeOf(rootFile));
@@ -262,10 +337,12 @@ export class NodeTable {
     this.#slots.forget();
   }
 
-  #fill(at: number, fd: number, id: Identity, type: number, generation: number): void {
+  #fill(slot: number, fd: number, id: Identity, type: number, handle: FileHandle | null, generation: number): void {
     const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
     w[at + COUNT_HIGH] = 0;
-    w[at + FILE] = fd | type >> 12 << FD_BITS;
+    w[at + FILE] = (fd < 0 ? NO_FD : fd) | type >> 12 << FD_BITS;
+    if (fd < 0) handle!.put(w, at + HANDLE, MORE_AT + slot * MORE_WORDS);
     w[at + INO_LO] = id.inoLo;
     w[at + INO_HI] = id.inoHi;
     w[at + DEV] = id.dev;
@@ -277,6 +354,16 @@ export class NodeTable {
     const w = this.#words;
     return w[at + INO_LO] === (id.inoLo | 0) && w[at + INO_HI] === (id.inoHi | 0) && w[at + DEV] === (id.dev | 0) &&
       w[at + MOUNT] === (id.mount | 0);
+  }
+
+  /** Whether a node is of that file: 1, 0, or NEEDS_HANDLE where it is not known without a handle. */
+  #compare(slot: number, id: Identity, handle: FileHandle | null): number {
+    const w = this.#words;
+    const at = NODES_AT + slot * WORDS;
+    if (!this.#is(at, id)) return 0;
+    if (hasFd(w[at + FILE])) return 1;
+    if (handle === null) return NEEDS_HANDLE;
+    return handle.is(w, at + HANDLE, MORE_AT + slot * MORE_WORDS) ? 1 : 0;
   }
 
   /** Raises a count that is not zero, of the root in name only. False where it is zero. */

@@ -39,13 +39,13 @@ function handleFd(fs: FsService, lo: number, hi: number): number {
 
 export function getattr(fs: FsService): number {
   const { in32 } = fs.requests;
-  let fd = fs.nodes.fd(fs.node);
   if (in32[ARG + (fuse_getattr_in.getattr_flags >> 2)] & wire.FUSE_GETATTR_FH) {
     const at = ARG + (fuse_getattr_in.fh >> 2);
-    fd = handleFd(fs, in32[at], in32[at + 1]);
-    if (fd < 0) return -EBADF;
+    const open = handleFd(fs, in32[at], in32[at + 1]);
+    return open < 0 ? -EBADF : answerAttr(fs, open);
   }
-  return answerAttr(fs, fd);
+  const fd = fs.nodeFd(fs.node);
+  return fd < 0 ? fd : answerAttr(fs, fd);
 }
 
 function answerAttr(fs: FsService, fd: number): number {
@@ -63,7 +63,8 @@ function answerAttr(fs: FsService, fd: number): number {
 export function setattr(fs: FsService): number {
   const { in32 } = fs.requests;
   const valid = in32[ARG + (fuse_setattr_in.valid >> 2)];
-  const file = fs.nodes.file(fs.node);
+  const file = fs.files.held(fs.node);
+  if (file < 0) return file;
   const nodeFd = fdOf(file);
   let open = -1;
   if (valid & wire.FATTR_FH) {
@@ -139,7 +140,9 @@ function utimens(fs: FsService, nodeFd: number, valid: number): number {
 }
 
 export function statfs(fs: FsService): number {
-  if (libc.fstatfs(fs.nodes.fd(fs.node), statfsBytes) < 0) return -errno();
+  const fd = fs.nodeFd(fs.node);
+  if (fd < 0) return fd;
+  if (libc.fstatfs(fd, statfsBytes) < 0) return -errno();
   const { out32 } = fs.requests;
   const from = (at: number) => statfs32[at >> 2];
   const put64 = (to: number, at: number) => {
@@ -161,7 +164,8 @@ export function statfs(fs: FsService): number {
 /** Checks permission bits for the request's user. The client has `default_permissions` and asks only for what it cannot know. */
 export function access(fs: FsService): number {
   const mask = fs.requests.in32[ARG + (fuse_access_in.mask >> 2)] & 7;
-  const failed = fs.stat.of(fs.nodes.fd(fs.node));
+  const fd = fs.nodeFd(fs.node);
+  const failed = fd < 0 ? fd : fs.stat.of(fd);
   if (failed < 0 || mask === 0) return failed;
   const { mode } = fs.stat;
   if (fs.uid === 0) {

@@ -35,7 +35,11 @@ const align8 = (n: number) => (n + 7) & ~7;
 
 export function opendir(fs: FsService): number {
   if (fs.nodes.type(fs.node) !== S_IFDIR) return -ENOTDIR;
-  const fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY | O_DIRECTORY);
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
+  const nodeFd = fs.nodeFd(fs.node);
+  if (nodeFd < 0) return nodeFd;
+  const fd = fs.proc.open(nodeFd, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fd;
   const { cache } = fs.config.options;
   const kept = cache === "always" || cache === "metadata";

@@ -40,7 +40,7 @@ import { fdOf, typeOf } from "./nodes.ts";
 import { MAX_SEGMENTS } from "../vq/requests.ts";
 import { dropOwner } from "./ops_lock.ts";
 import { dropMappedCapability } from "./ops_xattr.ts";
-import { DATA } from "./results.ts";
+import { DATA, ELSEWHERE } from "./results.ts";
 import { type FsService, WAITS_PLAIN, WAITS_READ, WAITS_WRITE } from "./service.ts";
 import * as wire from "./wire.ts";
 import {
@@ -69,6 +69,7 @@ const HEADER = fuse_in_header.sizeof;
 const OUT_HEADER = fuse_out_header.sizeof;
 const WRITE_DATA = HEADER + fuse_write_in.sizeof;
 
+const NODEID = fuse_in_header.nodeid >> 2;
 const OPEN_WORD = ARG + (fuse_open_in.flags >> 2);
 const READ_FH = ARG + (fuse_read_in.fh >> 2);
 const READ_OFFSET = ARG + (fuse_read_in.offset >> 2);
@@ -142,14 +143,18 @@ function putFile(fs: FsService, at: number, fd: number): number {
  * Opens a node's file, which must be a regular one: a device or a FIFO is never opened here. Returns a descriptor or -errno. With
  * HANDLE_KILLPRIV_V2 it is the client that knows whether who opens to truncate may keep the bits: `fuseFlags` are its FUSE_OPEN_*.
  */
-function openNode(fs: FsService, node: number, flags: number, fuseFlags: number): number {
-  const file = fs.nodes.file(node);
+function openNode(fs: FsService, node: number, generation: number, flags: number, fuseFlags: number): number {
+  const file = fs.files.held(node);
+  if (file < 0) return file;
   const type = typeOf(file);
   if (type !== S_IFREG) return type === S_IFDIR ? -EISDIR : type === S_IFLNK ? -ELOOP : -ENXIO;
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
   // Not to wait for the holder of a lease, fcntl(2).
   const wanted = hostFlags(fs, flags);
   const bare = (fuseFlags & wire.FUSE_OPEN_KILL_SUIDGID) !== 0 && fs.credentials.clearBits();
-  const fd = fs.proc.open(fdOf(file), wanted | O_NONBLOCK);
+  const kept = fs.nodes.mountOf(node) === (fs.config.mount | 0) ? node : 0;
+  const fd = fs.reopener.open(fdOf(file), kept, generation, wanted | O_NONBLOCK);
   if (bare) fs.credentials.keepBits();
   if (fd >= 0 && wanted & O_TRUNC) dropMappedCapability(fs, fd);
   return fd;
@@ -158,7 +163,8 @@ function openNode(fs: FsService, node: number, flags: number, fuseFlags: number)
 export function open(fs: FsService): number {
   const { in32 } = fs.requests;
   const flags = in32[ARG + (fuse_open_in.flags >> 2)];
-  const fd = openNode(fs, fs.node, flags, in32[ARG + (fuse_open_in.open_flags >> 2)]);
+  // The generation of the request's own: by now another loop may have given the slot away.
+  const fd = openNode(fs, fs.node, in32[NODEID + 1], flags, in32[ARG + (fuse_open_in.open_flags >> 2)]);
   return fd < 0 ? fd : putFile(fs, BODY, fd);
 }
 
@@ -170,9 +176,10 @@ export function create(fs: FsService): number {
   const mode = in32[ARG + (fuse_create_in.mode >> 2)];
   // Exclusively, so that what is opened is ours: a FIFO or a symlink of that name would wait or lead away.
   const wanted = hostFlags(fs, flags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const behind = fs.nameEnd(ARG_BYTE + fuse_create_in.sizeof) + 1;
-  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)]);
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)], true);
   if (dressed < 0) return dressed;
   let fd = libc.openat(dirFd, name, wanted, mode);
   if (fd < 0) fd = -errno();
@@ -190,7 +197,8 @@ export function create(fs: FsService): number {
 export function openExisting(fs: FsService, name: Uint8Array<ArrayBuffer>, flags: number): number {
   const node = lookupName(fs, fs.node, name);
   if (node < 0) return node;
-  const fd = openNode(fs, node, flags, fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)]);
+  const fuseFlags = fs.requests.in32[ARG + (fuse_create_in.open_flags >> 2)];
+  const fd = openNode(fs, node, fs.nodes.generation(node), flags, fuseFlags);
   if (fd < 0) {
     fs.nodes.forget(node, fs.nodes.generation(node), 1, fs.retire);
     return fd;
@@ -233,9 +241,9 @@ export function read(fs: FsService, slot: number): number {
   const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
   if (size <= 0) return 0;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
-  const how = fs.handles.reading(fh);
+  const how = fs.isHelper ? READ_PLAIN : fs.handles.reading(fh);
   if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
-  if (size >= ASIDE_BYTES && fs.loop.spare.take()) return readAside(fs, slot, fd, count);
+  if (size >= ASIDE_BYTES && !fs.isHelper && fs.loop.spare.take()) return readAside(fs, slot, fd, count);
   offset32[0] = in32[READ_OFFSET];
   offset32[1] = in32[READ_OFFSET + 1];
   const n = how !== READ_PLAIN
@@ -250,6 +258,7 @@ export function read(fs: FsService, slot: number): number {
   }
   if (n >= 0) return readLater(fs, slot, fd, count);
   const failed = errno();
+  if (fs.isHelper) return -failed;
   if (failed === EAGAIN || failed === EINTR) return readLater(fs, slot, fd, count);
   if (failed !== EOPNOTSUPP) return -failed;
   const memory = MEMORY_FILE_SYSTEMS.has(fileSystemType(fd));
@@ -311,9 +320,13 @@ export function write(fs: FsService, slot: number): number {
   if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
   const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
-  if (fs.capability !== null) dropMappedCapability(fs, fd);
   const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;
-  if ((fs.writes.throttled || direct) && !kill) return writeLater(fs, slot, fd, count);
+  const synced = fs.elsewhere && (in32[WRITE_OPEN_FLAGS] & O_SYNC) !== 0;
+  const waits = !fs.isHelper && (direct || synced || fs.writes.throttled);
+  // The ring's workers act as us, and know of no attribute map.
+  if (waits && fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
+  if (fs.capability !== null) dropMappedCapability(fs, fd);
+  if (waits && !kill) return writeLater(fs, slot, fd, count);
   offset32[0] = in32[WRITE_OFFSET];
   offset32[1] = in32[WRITE_OFFSET + 1];
   const bare = kill && fs.credentials.clearBits();
@@ -325,7 +338,7 @@ export function write(fs: FsService, slot: number): number {
   fs.writes.after();
   if (bare) fs.credentials.keepBits();
   if (n < 0) {
-    return failed === EINTR ? writeLater(fs, slot, fd, count) : -failed;
+    return failed === EINTR && !fs.isHelper ? writeLater(fs, slot, fd, count) : -failed;
   }
   out32[BODY] = n;
   out32[BODY + 1] = 0;
@@ -410,13 +423,15 @@ export function duplicate(fd: number): number {
   return copy < 0 ? -errno() : copy;
 }
 
-/** fsync or fdatasync of a descriptor on the ring, as the request's flags say. */
+/** fsync or fdatasync of a descriptor on the ring, or here on a helper, as the request's flags say. */
 export function syncLater(fs: FsService, slot: number, fd: number): number {
   const flags = fs.requests.in32[ARG + (fuse_fsync_in.fsync_flags >> 2)];
+  const dataOnly = (flags & wire.FUSE_FSYNC_FDATASYNC) !== 0;
+  if (fs.isHelper) return (dataOnly ? libc.fdatasync(fd) : libc.fsync(fd)) < 0 ? -errno() : 0;
   const copy = duplicate(fd);
   if (copy < 0) return copy;
   const sqe = fs.loop.sqe();
-  fs.loop.ring.prep_fsync(sqe, copy, flags & wire.FUSE_FSYNC_FDATASYNC ? IORING_FSYNC_DATASYNC : 0);
+  fs.loop.ring.prep_fsync(sqe, copy, dataOnly ? IORING_FSYNC_DATASYNC : 0);
   fs.loop.forSlot(sqe, slot);
   return fs.laterOn(slot, WAITS_PLAIN, copy, -1);
 }
@@ -424,14 +439,16 @@ export function syncLater(fs: FsService, slot: number, fd: number): number {
 export function fallocate(fs: FsService, slot: number): number {
   const fd = fileFd(fs, fuse_fallocate_in.fh);
   if (fd < 0) return -EBADF;
+  const kill = (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2) !== 0 && fs.uid !== 0;
+  if (fs.elsewhere && (kill || fs.capability !== null)) return ELSEWHERE;
   dropMappedCapability(fs, fd);
   const { in32 } = fs.requests;
   const word = (at: number) => in32[ARG + (at >> 2)];
   const { offset, length, mode } = fuse_fallocate_in;
-  if (fs.session.flags & wire.FUSE_HANDLE_KILLPRIV_V2 && fs.uid !== 0) {
+  if (kill || fs.isHelper) {
     // The request cannot say so, but an ordinary user's clears set-user-ID bits. By a plain call, for the ring's workers act as us.
     long32[0] = word(offset), long32[1] = word(offset + 4), long32[2] = word(length), long32[3] = word(length + 4);
-    const bare = fs.credentials.clearBits();
+    const bare = kill && fs.credentials.clearBits();
     const failed = libc.fallocate(fd, word(mode) | 0, long64[0], long64[1]) < 0 ? -errno() : 0;
     if (bare) fs.credentials.keepBits();
     return failed;

@@ -18,6 +18,7 @@ import {
 } from "../ffi/stat_layout.ts";
 import { ARG, BODY } from "./entry.ts";
 import { KIND_DIR, KIND_FILE } from "./handles.ts";
+import { fdOf, typeOf } from "./nodes.ts";
 import { duplicate } from "./ops_file.ts";
 import { type FsService, WAITS_LOCK } from "./service.ts";
 import { fuse_file_lock, FUSE_LK_FLOCK, fuse_lk_in, fuse_lk_out } from "./wire.ts";
@@ -40,9 +41,14 @@ function ownerFd(fs: FsService, make: boolean): number {
   const generation = fs.nodes.generation(fs.node);
   const known = fs.locks.fd(fs.node, generation, in32[OWNER], in32[OWNER + 1]);
   if (known >= 0 || !make) return known >= 0 ? known : -EBADF;
-  if (fs.nodes.type(fs.node) !== S_IFREG) return -EISDIR;
-  let fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDWR);
-  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY);
+  const file = fs.files.held(fs.node);
+  if (file < 0) return file;
+  if (typeOf(file) !== S_IFREG) return -EISDIR;
+  const nodeFd = fdOf(file);
+  const short = fs.descriptors.room();
+  if (short < 0) return short;
+  let fd = fs.proc.open(nodeFd, O_RDWR);
+  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(nodeFd, O_RDONLY);
   if (fd < 0) return fd;
   const kept = fs.locks.insert(fs.node, generation, in32[OWNER], in32[OWNER + 1], fd, in32[FH]);
   if (kept !== fd) libc.close(fd);
@@ -120,6 +126,7 @@ function posixLock(fs: FsService, slot: number, wait: boolean): number {
   if (libc.fcntlLock(fd, F_OFD_SETLK, flockBytes) === 0) return 0;
   const failed = errno();
   if (!wait || (failed !== EAGAIN && failed !== EACCES)) return failed === EACCES ? -EAGAIN : -failed;
+  if (fs.isHelper) return waitHere(fs, fd, (copy) => libc.fcntlLock(copy, F_OFD_SETLKW, flockBytes));
   fs.loop.calls.room(slot).set(flockBytes);
   return waitOn(fs, slot, fd, SYS.fcntl, F_OFD_SETLKW, fs.loop.calls.roomAddr(slot));
 }
@@ -136,6 +143,7 @@ function flock(fs: FsService, slot: number, wait: boolean): number {
   if (libc.flock(fd, operation | LOCK_NB) === 0) return 0;
   const failed = errno();
   if (!wait || failed !== EAGAIN) return -failed;
+  if (fs.isHelper) return waitHere(fs, fd, (copy) => libc.flock(copy, operation));
   return waitOn(fs, slot, fd, SYS.flock, operation, 0);
 }
 
@@ -143,6 +151,16 @@ function flock(fs: FsService, slot: number, wait: boolean): number {
 function waitOn(fs: FsService, slot: number, fd: number, call: number, operation: number, arg: number): number {
   const copy = duplicate(fd);
   if (copy < 0) return copy;
-  fs.loop.calls.make(slot, call, copy, operation, arg);
+  fs.loop.calls.makeLock(slot, call, copy, operation, arg);
   return fs.laterOn(slot, WAITS_LOCK, copy, -1);
+}
+
+/** Waits for a lock on a helper, on a duplicate too: it may last long, and nobody's descriptors are to wait with it (vq/grace.ts). */
+function waitHere(fs: FsService, fd: number, lock: (copy: number) => number): number {
+  const copy = duplicate(fd);
+  if (copy < 0) return copy;
+  fs.host.grace.leave();
+  const failed = lock(copy) < 0 ? -errno() : 0;
+  libc.close(copy);
+  return failed;
 }

@@ -2,11 +2,14 @@
 import { O_CLOEXEC, O_DIRECTORY, O_EXCL, O_RDONLY, O_TMPFILE, SYS } from "../ffi/arch.ts";
 import { EBADF, EINVAL, ENOTTY } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
+import { allocate, type Mapping } from "../ffi/memory.ts";
+import { ROOM_BYTES } from "../vq/calls.ts";
 import { beginCreation, endCreation, label } from "./creation.ts";
 import { ARG, BODY } from "./entry.ts";
 import { KIND_DIR, KIND_FILE } from "./handles.ts";
 import { answerCreated, duplicate, hostFlags } from "./ops_file.ts";
 import { dropMappedCapability } from "./ops_xattr.ts";
+import { ELSEWHERE } from "./results.ts";
 import { type FsService, WAITS_COPY, WAITS_COPY_64, WAITS_SYNC } from "./service.ts";
 import {
   fuse_copy_file_range_in,
@@ -17,6 +20,7 @@ import {
   fuse_ioctl_out,
   fuse_statx_in,
   fuse_statx_out,
+  fuse_write_out,
 } from "./wire.ts";
 
 /** What one copy_file_range(2) does at most: MAX_RW_COUNT of the kernel. */
@@ -41,11 +45,12 @@ export function tmpfile(fs: FsService): number {
   const { in32 } = fs.requests;
   const flags = in32[ARG + (fuse_create_in.flags >> 2)];
   const mode = in32[ARG + (fuse_create_in.mode >> 2)];
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   // The client gives it a name that is none.
   const behind = fs.requests.in.indexOf(0, fuse_in_header.sizeof + fuse_create_in.sizeof) + 1;
   if (behind === 0 || behind > fs.len) return -EINVAL;
-  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)]);
+  const dressed = beginCreation(fs, behind, in32[ARG + (fuse_create_in.umask >> 2)], true);
   if (dressed < 0) return dressed;
   // O_EXCL means here that the file shall never get a name.
   let fd = libc.openat(dirFd, dot, hostFlags(fs, flags) | (flags & O_EXCL) | O_TMPFILE | O_CLOEXEC, mode);
@@ -67,6 +72,17 @@ export function copyFileRange64(fs: FsService, slot: number): number {
   return copy(fs, slot, WAITS_COPY_64);
 }
 
+/** Room for offsets that a call points to, on a helper. */
+let helperRoom: Mapping | undefined;
+
+/** The reply of a copy: struct fuse_write_out, and fuse_copy_file_range_out, which is as long. */
+function answerSize(fs: FsService, size: number): number {
+  const { out32 } = fs.requests;
+  out32[BODY] = size;
+  out32[BODY + 1] = 0;
+  return fuse_write_out.sizeof;
+}
+
 function copy(fs: FsService, slot: number, waits: number): number {
   const { in32 } = fs.requests;
   const at = (field: number) => ARG + (field >> 2);
@@ -75,6 +91,7 @@ function copy(fs: FsService, slot: number, waits: number): number {
   const to = fs.handles.fd(in32[at(fh_out)], in32[at(fh_out) + 1], KIND_FILE);
   if (from < 0 || to < 0) return -EBADF;
   if (in32[at(off_in) + 1] > 0x7fffffff || in32[at(off_out) + 1] > 0x7fffffff) return -EINVAL;
+  if (fs.elsewhere && fs.capability !== null) return ELSEWHERE;
   dropMappedCapability(fs, to);
   const fdIn = duplicate(from);
   if (fdIn < 0) return fdIn;
@@ -83,32 +100,51 @@ function copy(fs: FsService, slot: number, waits: number): number {
     libc.close(fdIn);
     return fdOut;
   }
-  const { calls } = fs.loop;
-  const offsets = new DataView(calls.room(slot).buffer, calls.room(slot).byteOffset, 16);
+  const here = fs.isHelper ? helperRoom ??= allocate(ROOM_BYTES) : null;
+  const bytes = here === null ? fs.loop.calls.room(slot) : new Uint8Array(here.buffer);
+  const room = here === null ? fs.loop.calls.roomAddr(slot) : here.addr;
+  const offsets = new DataView(bytes.buffer, bytes.byteOffset, 16);
   offsets.setUint32(0, in32[at(off_in)], true);
   offsets.setUint32(4, in32[at(off_in) + 1], true);
   offsets.setUint32(8, in32[at(off_out)], true);
   offsets.setUint32(12, in32[at(off_out) + 1], true);
-  const bytes = Math.min(in32[at(len)] + in32[at(len) + 1] * TWO32, COPY_MAX);
-  const room = calls.roomAddr(slot);
-  calls.make(slot, SYS.copy_file_range, fdIn, room, fdOut, room + 8, bytes, in32[at(flags)]);
-  return fs.laterOn(slot, waits, fdIn, fdOut);
+  const most = Math.min(in32[at(len)] + in32[at(len) + 1] * TWO32, COPY_MAX);
+  if (here === null) {
+    fs.loop.calls.make(slot, SYS.copy_file_range, fdIn, room, fdOut, room + 8, most, in32[at(flags)]);
+    return fs.laterOn(slot, waits, fdIn, fdOut);
+  }
+  const words = [SYS.copy_file_range, fdIn, room, fdOut, room + 8, most, in32[at(flags)]].map(BigInt);
+  const copied = libc.syscall6(words[0], words[1], words[2], words[3], words[4], words[5], words[6]);
+  const failed = copied < 0n ? -errno() : 0;
+  libc.close(fdIn);
+  libc.close(fdOut);
+  return failed < 0 ? failed : answerSize(fs, Number(copied));
 }
 
 export function syncfs(fs: FsService, slot: number): number {
-  const fd = fs.proc.open(fs.nodes.fd(fs.node), O_RDONLY | O_DIRECTORY);
+  const nodeFd = fs.nodeFd(fs.node);
+  if (nodeFd < 0) return nodeFd;
+  const fd = fs.proc.open(nodeFd, O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fd;
+  if (fs.isHelper) {
+    const failed = libc.syscall1(SYS.syncfs, fd) < 0 ? -errno() : 0;
+    libc.close(fd);
+    return failed;
+  }
   fs.loop.calls.make(slot, SYS.syncfs, fd);
   return fs.laterOn(slot, WAITS_SYNC, fd, -1);
 }
 
 export function statx(fs: FsService): number {
   const { in32, out32 } = fs.requests;
-  let fd = fs.nodes.fd(fs.node);
+  let fd = 0;
   if (in32[ARG + (fuse_statx_in.getattr_flags >> 2)] & FUSE_GETATTR_FH) {
     const at = ARG + (fuse_statx_in.fh >> 2);
     fd = fs.handles.fd(in32[at], in32[at + 1], KIND_FILE);
     if (fd < 0) return -EBADF;
+  } else {
+    fd = fs.nodeFd(fs.node);
+    if (fd < 0) return fd;
   }
   const failed = fs.stat.all(fd, in32[ARG + (fuse_statx_in.sx_mask >> 2)]);
   if (failed < 0) return failed;

@@ -3,7 +3,7 @@ import { EINVAL, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { AT_REMOVEDIR, AT_SYMLINK_FOLLOW, S_IFLNK } from "../ffi/stat_layout.ts";
 import { beginCreation, endCreation, labelName } from "./creation.ts";
-import { answerEntry, ARG, ARG_BYTE, BODY } from "./entry.ts";
+import { answerCached, answerEntry, ARG, ARG_BYTE, BODY } from "./entry.ts";
 import { fdOf, typeOf } from "./nodes.ts";
 import { NO_REPLY } from "./results.ts";
 import type { FsService } from "./service.ts";
@@ -29,7 +29,8 @@ const linkTarget = new Uint8Array(PATH_MAX);
 
 export function lookup(fs: FsService): number {
   const name = fs.name(ARG_BYTE);
-  return typeof name === "number" ? name : answerEntry(fs, fs.node, name);
+  if (typeof name === "number") return name;
+  return fs.asksCached ? answerCached(fs, fs.node, name) : answerEntry(fs, fs.node, name);
 }
 
 export function forget(fs: FsService): number {
@@ -65,7 +66,8 @@ export function mkdir(fs: FsService): number {
   if (typeof name === "number") return name;
   const { in32 } = fs.requests;
   const mode = in32[ARG + (fuse_mkdir_in.mode >> 2)];
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const behind = fs.nameEnd(ARG_BYTE + fuse_mkdir_in.sizeof) + 1;
   const dressed = beginCreation(fs, behind, in32[ARG + (fuse_mkdir_in.umask >> 2)]);
   if (dressed < 0) return dressed;
@@ -81,7 +83,8 @@ export function mknod(fs: FsService): number {
   const mode = in32[ARG + (fuse_mknod_in.mode >> 2)];
   // The kernel's 32-bit encoding is the lower half of glibc's dev_t.
   dev32[0] = in32[ARG + (fuse_mknod_in.rdev >> 2)];
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const behind = fs.nameEnd(ARG_BYTE + fuse_mknod_in.sizeof) + 1;
   const dressed = beginCreation(fs, behind, in32[ARG + (fuse_mknod_in.umask >> 2)]);
   if (dressed < 0) return dressed;
@@ -100,7 +103,8 @@ export function symlink(fs: FsService): number {
   if (end < 0 || end >= fs.len) return -EINVAL;
   if (end === at) return -ENOENT;
   const target = requests.in.subarray(at);
-  const dirFd = fs.nodes.fd(fs.node);
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   const dressed = beginCreation(fs, end + 1, 0);
   if (dressed < 0) return dressed;
   const failed = libc.symlinkat(target, dirFd, name) < 0 ? -errno() : 0;
@@ -110,7 +114,8 @@ export function symlink(fs: FsService): number {
 
 export function readlink(fs: FsService): number {
   const { requests } = fs;
-  const file = fs.nodes.file(fs.node);
+  const file = fs.files.held(fs.node);
+  if (file < 0) return file;
   // The call would say ENOENT of an empty name.
   if (typeOf(file) !== S_IFLNK) return -EINVAL;
   const n = libc.readlinkat(fdOf(file), noName, linkTarget, PATH_MAX);
@@ -130,7 +135,9 @@ export function rmdir(fs: FsService): number {
 function remove(fs: FsService, flags: number): number {
   const name = fs.name(ARG_BYTE);
   if (typeof name === "number") return name;
-  return libc.unlinkat(fs.nodes.fd(fs.node), name, flags) < 0 ? -errno() : 0;
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
+  return libc.unlinkat(dirFd, name, flags) < 0 ? -errno() : 0;
 }
 
 export function rename(fs: FsService): number {
@@ -151,7 +158,11 @@ function move(fs: FsService, newdirAt: number, flags: number, argBytes: number):
   if (typeof from === "number") return from;
   const to = fs.name(fs.nameEnd(ARG_BYTE + argBytes) + 1);
   if (typeof to === "number") return to;
-  return libc.renameat2(fs.nodes.fd(fs.node), from, fs.nodes.fd(newDir), to, flags) < 0 ? -errno() : 0;
+  const fromFd = fs.nodeFd(fs.node);
+  if (fromFd < 0) return fromFd;
+  const toFd = fs.nodeFd(newDir);
+  if (toFd < 0) return toFd;
+  return libc.renameat2(fromFd, from, toFd, to, flags) < 0 ? -errno() : 0;
 }
 
 export function link(fs: FsService): number {
@@ -161,9 +172,11 @@ export function link(fs: FsService): number {
   if (old === 0) return -ENOENT;
   const name = fs.name(ARG_BYTE + fuse_link_in.sizeof);
   if (typeof name === "number") return name;
-  const { dirFd } = fs.proc;
+  const oldFd = fs.nodeFd(old);
+  if (oldFd < 0) return oldFd;
+  const dirFd = fs.nodeFd(fs.node);
+  if (dirFd < 0) return dirFd;
   // Through /proc, for AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH.
-  const from = fs.proc.of(fs.nodes.fd(old));
-  if (libc.linkat(dirFd, from, fs.nodes.fd(fs.node), name, AT_SYMLINK_FOLLOW) < 0) return -errno();
+  if (libc.linkat(fs.proc.dirFd, fs.proc.of(oldFd), dirFd, name, AT_SYMLINK_FOLLOW) < 0) return -errno();
   return answerEntry(fs, fs.node, name);
 }

@@ -60,7 +60,8 @@ export function setxattr(fs: FsService): number {
   const name = hostName(fs, at, end);
   if (typeof name === "number") return name;
   const flags = in32[ARG + (fuse_setxattr_in.flags >> 2)];
-  const fd = fs.nodes.fd(fs.node);
+  const fd = fs.nodeFd(fs.node);
+  if (fd < 0) return fd;
   if (libc.setxattr(fs.proc.of(fd), name, fs.requests.in.subarray(end), size, flags) < 0) return -errno();
   const more = extended ? in32[ARG + (fuse_setxattr_in.setxattr_flags >> 2)] : 0;
   return more & wire.FUSE_SETXATTR_ACL_KILL_SGID && isName(name, 0, ACL_ACCESS) ? clearSgid(fs, fd) : 0;
@@ -82,14 +83,18 @@ export function getxattr(fs: FsService): number {
   // What the guest may not have is not there.
   if (typeof name === "number") return name === -EPERM ? -ENODATA : name;
   const room = Math.min(fs.requests.in32[ARG + (fuse_getxattr_in.size >> 2)], XATTR_SIZE_MAX);
-  const size = libc.getxattr(fs.proc.of(fs.nodes.fd(fs.node)), name, fs.body, room);
+  const fd = fs.nodeFd(fs.node);
+  if (fd < 0) return fd;
+  const size = libc.getxattr(fs.proc.of(fd), name, fs.body, room);
   if (size < 0) return -errno();
   return room === 0 ? answerSize(fs, size) : size;
 }
 
 export function listxattr(fs: FsService): number {
   if (!fs.config.options.xattr) return -ENOSYS;
-  const host = libc.listxattr(fs.proc.of(fs.nodes.fd(fs.node)), list, XATTR_LIST_MAX);
+  const fd = fs.nodeFd(fs.node);
+  if (fd < 0) return fd;
+  const host = libc.listxattr(fs.proc.of(fd), list, XATTR_LIST_MAX);
   if (host < 0) return -errno();
   const shown = withoutAcls(fs, fs.xattrMap === null ? host : fs.xattrMap.toGuest(list, host));
   const room = fs.requests.in32[ARG + (fuse_getxattr_in.size >> 2)];
@@ -125,7 +130,9 @@ export function removexattr(fs: FsService): number {
   if (end < 0) return end;
   const name = hostName(fs, ARG_BYTE, end);
   if (typeof name === "number") return name;
-  return libc.removexattr(fs.proc.of(fs.nodes.fd(fs.node)), name) < 0 ? -errno() : 0;
+  const fd = fs.nodeFd(fs.node);
+  if (fd < 0) return fd;
+  return libc.removexattr(fs.proc.of(fd), name) < 0 ? -errno() : 0;
 }
 
 /** What the map makes of security.capability, or null where it leaves it as it is or the guest cannot have it. */

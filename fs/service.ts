@@ -1,29 +1,44 @@
 /**
- * The file system on one loop: takes a FUSE request out of its slot, finds its handler in the opcode table, and sends the reply.
+ * The file system on one loop or helper: takes a FUSE request out of its slot, finds its handler in the opcode table, and sends the reply.
  * Request code returns a length or -errno; nothing here throws.
  */
 import { E2BIG, EBUSY, ECANCELED, EINTR, EINVAL, EIO, ENOENT, ENOSYS } from "../ffi/errno.ts";
 import { signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import type { Loop } from "../vq/loop.ts";
-import { type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
+import { type Host, type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
 import { IN_BYTES, type Requests, SLOTS } from "../vq/requests.ts";
 import { type FsConfig, timeoutSeconds } from "./config.ts";
 import { Credentials } from "./credentials.ts";
 import { Descriptors } from "./descriptors.ts";
 import { HandleTable } from "./handles.ts";
 import { LockTable } from "./locks.ts";
-import { NodeTable } from "./nodes.ts";
+import { MountTable } from "./mounts.ts";
+import { NodeFiles } from "./node_files.ts";
+import { fdOf, NodeTable } from "./nodes.ts";
 import { Extensions } from "./creation.ts";
 import { createIds, type Ids } from "./idmap.ts";
-import { opcodes, type Operation } from "./opcodes.ts";
+import { opcodes, type Operation, refused } from "./opcodes.ts";
 import { openMask } from "./ops_file.ts";
 import { mappedCapability } from "./ops_xattr.ts";
 import { ProcPath } from "./proc_path.ts";
 import { readOnlyOperations } from "./readonly.ts";
-import { DATA, LATER, NO_REPLY } from "./results.ts";
-import { Session, STATE_RUNNING } from "./session.ts";
+import { Reopener } from "./reopen.ts";
+import { DATA, ELSEWHERE, LATER, NO_REPLY } from "./results.ts";
+import { Session, STATE_DRAINING, STATE_RUNNING } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import {
+  AWAY,
+  AWAY_LOCK,
+  canOpenCached,
+  KIND_LOCAL,
+  KIND_MEMORY,
+  ON_LOOP,
+  TIMED_EVERY,
+  UNCACHED_SLOW_MS,
+  waysOf,
+  WHEN_QUIET,
+} from "./where.ts";
 import { WriteWatch } from "./write_watch.ts";
 import { XattrMap } from "./xattrmap.ts";
 import { fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
@@ -44,8 +59,6 @@ const SLASH = 0x2f;
 
 const closeNow = (fd: number) => void libc.close(fd);
 
-/** A read that a worker of the ring makes, on an idle processor. */
-const WAITS_SPARE = 255;
 /** What a slot waits for on the ring. */
 export const WAITS_READ = 1;
 export const WAITS_WRITE = 2;
@@ -56,6 +69,11 @@ export const WAITS_LOCK = 4;
 export const WAITS_COPY = 5;
 export const WAITS_COPY_64 = 6;
 export const WAITS_SYNC = 7;
+/** For a read that a worker of the ring makes, on an idle processor. */
+export const WAITS_SPARE = 8;
+/** And for a helper that serves the request: any, or one that waits for a lock. */
+export const WAITS_AWAY = 9;
+export const WAITS_AWAY_LOCK = 10;
 
 export class FsService implements Service {
   readonly requests: Requests;
@@ -63,6 +81,8 @@ export class FsService implements Service {
   readonly nodes: NodeTable;
   readonly handles: HandleTable;
   readonly locks: LockTable;
+  readonly mounts: MountTable;
+  readonly files: NodeFiles;
   readonly stat: StatBuffer;
   /** Translation of users and groups, of attribute names; the name that security.capability is given. Null where there is none. */
   readonly ids: Ids | null;
@@ -73,9 +93,18 @@ export class FsService implements Service {
   /** The reply buffer behind the header. */
   readonly body: Uint8Array<ArrayBuffer>;
   readonly proc: ProcPath;
+  readonly reopener: Reopener;
   readonly credentials: Credentials;
   readonly descriptors: Descriptors;
   readonly writes = new WriteWatch();
+  /** The thread is a helper, and serves what it was given to the end, by plain calls that wait: it has no ring, and no `loop`. */
+  readonly isHelper: boolean;
+  /** This is a loop, and what would wait for a disk can be served elsewhere. */
+  readonly elsewhere: boolean;
+  /** This is a loop, and LOOKUP can tell beforehand whether it would wait. */
+  readonly asksCached: boolean;
+  /** Whether those that do are to be served here. */
+  readonly uncached = new WriteWatch(1, UNCACHED_SLOW_MS);
   /** Seconds that names and attributes are valid. */
   readonly timeout: number;
   /** Flags of open(2) that the guest's may have. */
@@ -87,10 +116,17 @@ export class FsService implements Service {
   /** With DATA: how many bytes. */
   dataBytes = 0;
 
-  /** Closes a descriptor that was taken out of a shared table. */
-  readonly retire = (fd: number): void => this.loop.grace.retire(fd);
+  /** Closes a descriptor that was taken out of a shared table; -1: that of a mount, if a node less leaves it without any. */
+  readonly retire = (fd: number, mount = 0): void => {
+    if (fd < 0) fd = this.mounts.release(mount);
+    if (fd >= 0) this.host.grace.retire(fd);
+  };
+  readonly loop: Loop;
 
   readonly #operations: readonly (Operation | undefined)[];
+  /** By opcode, what this thread does with a request: see where.ts. */
+  readonly #ways: Uint8Array;
+  readonly #metadata = new WriteWatch(TIMED_EVERY);
   // Per slot: the request's unique, and what it waits for.
   readonly #uniqueLo = new Uint32Array(SLOTS);
   readonly #uniqueHi = new Uint32Array(SLOTS);
@@ -107,24 +143,34 @@ export class FsService implements Service {
 
   constructor(
     readonly config: FsConfig,
-    readonly loop: Loop,
+    readonly host: Host,
     readonly device: LoopDevice,
     readonly bellFds: readonly number[],
   ) {
     const { options } = config;
-    this.requests = loop.requests;
-    this.body = loop.requests.out.subarray(OUT_HEADER);
+    this.isHelper = host.isHelper;
+    this.loop = host as Loop;
+    this.requests = host.requests;
+    this.body = host.requests.out.subarray(OUT_HEADER);
     this.ids = createIds(options.translateUid, options.translateGid);
     this.stat = new StatBuffer(this.ids);
     this.xattrMap = options.xattrMap === "" ? null : new XattrMap(options.xattrMap);
     this.capability = mappedCapability(this.xattrMap);
-    this.#operations = options.readonly ? readOnlyOperations(opcodes) : opcodes;
-    this.session = new Session(config.session, config.loops, loop.index);
+    const operations = options.readonly ? readOnlyOperations(opcodes) : opcodes;
+    this.#operations = this.isHelper ? operations.map((op) => op && op.waits !== "nothing" ? op : refused) : operations;
+    const kind = this.isHelper ? KIND_MEMORY : config.kind;
+    this.elsewhere = kind !== KIND_MEMORY;
+    this.asksCached = kind === KIND_LOCAL && canOpenCached(config.rootFd);
+    this.#ways = waysOf(kind, operations, this.asksCached);
+    this.session = new Session(config.session, config.loops, host.index);
     this.nodes = new NodeTable(config.nodes);
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
-    this.descriptors = new Descriptors(config.descriptors, this.nodes, this.handles, this.locks, loop.log);
+    this.mounts = new MountTable(config.mounts, config.mount, config.mountFd);
+    this.descriptors = new Descriptors(config, this.nodes, this.handles, this.locks, this.mounts, host.log);
     this.proc = new ProcPath(config.procFd);
+    this.files = new NodeFiles(config, this.nodes, this.mounts, this.descriptors, this.stat, this.proc, this.retire);
+    this.reopener = new Reopener(this.proc, config.mountFd);
     if (options.xattr) this.proc.enter();
     this.credentials = new Credentials(config.privileged);
     this.openMask = openMask(options);
@@ -150,7 +196,8 @@ export class FsService implements Service {
     // Without a whole header there is nobody to answer.
     if (copied < HEADER) return 0;
     const len = in32[LEN];
-    const op = this.#operations[in32[OPCODE]];
+    const opcode = in32[OPCODE];
+    const op = this.#operations[opcode];
     if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
     this.#uniqueLo[slot] = in32[UNIQUE];
     this.#uniqueHi[slot] = in32[UNIQUE + 1];
@@ -162,9 +209,14 @@ export class FsService implements Service {
       if (len > IN_BYTES) return this.reply(slot, -E2BIG);
       requests.copyIn(slot, memory, len);
     }
-    if (this.session.state !== STATE_RUNNING && !op.always) return op.noReply ? 0 : this.reply(slot, -EIO);
+    // What a loop has handed over was let in there.
+    if (this.session.state !== STATE_RUNNING && !op.always && !this.isHelper) {
+      return op.noReply ? 0 : this.reply(slot, -EIO);
+    }
     // Read behind the state: who made it running has raised the epoch before.
     if (this.#epoch !== this.session.epoch) this.#forgetEpoch();
+    const way = this.#ways[opcode];
+    if (way !== ON_LOOP && this.#goesAway(way)) return this.#sendAway(slot, way === AWAY_LOCK);
     this.len = len;
     this.node = this.nodes.find(in32[NODEID], in32[NODEID + 1]);
     if (this.node === 0 && op.needsNode) return op.noReply ? 0 : this.reply(slot, -ENOENT);
@@ -174,22 +226,47 @@ export class FsService implements Service {
     } catch (fault) {
       result = this.#faulted(op.name, fault as Error);
     }
+    if (this.files.opened) this.files.close();
+    if (way !== ON_LOOP) this.#metadata.after();
     if (result === DATA) return this.#replyData(slot, this.dataBytes);
     if (result === LATER) return PENDING;
+    if (result === ELSEWHERE) return this.#sendAway(slot, false);
     return result === NO_REPLY ? 0 : this.reply(slot, result);
+  }
+
+  /** The O_PATH descriptor of a node, or -errno. It may be gone when the handler has returned. */
+  nodeFd(slot: number): number {
+    const file = this.files.held(slot);
+    return file < 0 ? file : fdOf(file);
+  }
+
+  /** Whether a request is a helper's: always, or as things are. */
+  #goesAway(way: number): boolean {
+    if (way === AWAY || way === AWAY_LOCK) return true;
+    if (this.#metadata.throttled || (way === WHEN_QUIET && !this.loop.quiet)) return true;
+    this.#metadata.before();
+    return false;
+  }
+
+  /** Has a helper serve the request of a slot. It reads and checks it anew. */
+  #sendAway(slot: number, lock: boolean): number {
+    this.#waits[slot] = lock ? WAITS_AWAY_LOCK : WAITS_AWAY;
+    this.loop.calls.serve(slot, this.device.id, this.requests.chains.addr, lock);
+    return PENDING;
   }
 
   /** A fault of our own costs the guest that one request, and leaves the thread as it should be. */
   #faulted(operation: string, fault: Error): number {
     this.credentials.takeOff();
     this.credentials.keepBits();
-    this.loop.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
+    this.host.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
     return -EIO;
   }
 
   complete(slot: number, result: number): number {
     const waits = this.#waits[slot];
     this.#waits[slot] = 0;
+    if (waits >= WAITS_AWAY) return result < 0 ? this.reply(slot, result) : result;
     if (waits >= WAITS_PLAIN) this.#closeCopies(slot);
     if (waits === WAITS_SPARE) this.loop.spare.give();
     if (result < 0) return this.reply(slot, result === -ECANCELED ? -EINTR : result);
@@ -205,7 +282,11 @@ export class FsService implements Service {
 
   bell(): void {
     this.session.takeInterrupts((lo, hi) => this.interrupt(lo, hi));
-    if (this.#waiter < 0 || !this.#alone) return;
+    if (this.#waiter < 0) {
+      if (this.session.state === STATE_DRAINING) this.#endLockWaits();
+      return;
+    }
+    if (!this.#alone) return;
     const slot = this.#waiter;
     this.#waiter = -1;
     this.device.waiting = false;
@@ -232,6 +313,7 @@ export class FsService implements Service {
     this.handles.clear(closeNow);
     this.locks.clear(closeNow);
     this.nodes.clear(closeNow);
+    this.mounts.clear(closeNow);
     this.session.forget();
     this.#epoch = this.session.epoch;
   }
@@ -246,7 +328,19 @@ export class FsService implements Service {
     this.#waiter = slot;
     this.#whenAlone = action;
     this.device.waiting = true;
+    // A wait for a lock may have no end, and this session will not see it. Other loops look when their bells ring.
+    this.#endLockWaits();
+    for (let loop = 0; loop < this.config.loops; loop++) {
+      if (loop !== this.loop.index) signal(this.bellFds[loop]);
+    }
     return LATER;
+  }
+
+  #endLockWaits(): void {
+    for (let slot = 0; slot < SLOTS; slot++) {
+      const waits = this.#waits[slot];
+      if (waits === WAITS_LOCK || waits === WAITS_AWAY_LOCK) this.loop.cancelCall(slot);
+    }
   }
 
   get #alone(): boolean {
@@ -290,9 +384,10 @@ export class FsService implements Service {
     else if (waits > 0) this.loop.cancel(slot);
   }
 
-  stopping(slot: number): void {
+  stopping(slot: number, gone: boolean): void {
+    const waits = this.#waits[slot];
     // Others end by themselves.
-    if (this.#waits[slot] === WAITS_LOCK) this.loop.cancelCall(slot);
+    if (gone || waits === WAITS_LOCK || waits === WAITS_AWAY_LOCK) this.cancel(slot);
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */

@@ -6,7 +6,7 @@
  * before it reads the state.
  */
 import { allocate, type HostAddr, unmapAt, viewAt } from "../ffi/memory.ts";
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 
 /** Before INIT, and after DESTROY. */
 export const STATE_NEW = 0;
@@ -47,6 +47,8 @@ export class Session {
   readonly #loops: number;
   readonly #own: number;
   readonly #index: number;
+  /** The state in which this loop became busy. */
+  #begun = STATE_NEW;
 
   /** A loop's view of the session. */
   constructor(addr: HostAddr, loops: number, index: number) {
@@ -56,8 +58,13 @@ export class Session {
     this.#own = BUSY + index * LINE;
   }
 
+  /**
+   * What is read behind a state of RUNNING, such as the epoch, is of that session or later: on arm64 a plain load may be done after one
+   * that follows. Where this loop became busy in a running session it needs no more than that, for no other session begins before it
+   * is idle.
+   */
   get state(): number {
-    return this.#words[STATE];
+    return this.#begun === STATE_RUNNING ? this.#words[STATE] : Atomics.load(this.#words, STATE);
   }
 
   get epoch(): number {
@@ -80,11 +87,12 @@ export class Session {
   begin(): void {
     Atomics.store(this.#words, this.#own, 1);
     // The store is visible before any later read of the state: both accesses are sequentially consistent.
-    Atomics.load(this.#words, STATE);
+    this.#begun = Atomics.load(this.#words, STATE);
   }
 
   /** It has none any more. Returns the loop that waits for this, or -1. */
   end(): number {
+    this.#begun = STATE_NEW;
     Atomics.store(this.#words, this.#own, 0);
     return Atomics.load(this.#words, STATE) === STATE_DRAINING ? Atomics.load(this.#words, WAITER) : -1;
   }

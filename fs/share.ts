@@ -1,13 +1,20 @@
 /** A shared directory: opened once, with the shared memory that its loops work on. For the control plane. */
-import { O_CLOEXEC, O_DIRECTORY, O_PATH } from "../ffi/arch.ts";
+import { O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDONLY } from "../ffi/arch.ts";
+import { EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
-import type { FsConfig, FsOptions } from "./config.ts";
+import { statfs } from "../ffi/stat_layout.ts";
+import type { Log } from "../vq/log.ts";
+import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
+import { FileHandle } from "./file_handle.ts";
 import { allocateHandles, freeHandles } from "./handles.ts";
 import { allocateLocks, freeLocks } from "./locks.ts";
+import { allocateMounts, freeMounts } from "./mounts.ts";
+import { FUSE_SUPER_MAGIC } from "./node_files.ts";
 import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
 import { allocateSession, freeSession } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
+import { type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
 
 /** Throws an Error that says what is wrong with a directory, where it cannot be shared. */
@@ -23,9 +30,9 @@ function openRoot(dir: string): number {
 
 /**
  * Opens a directory to be shared, and takes the memory of its tables. `loops` is how many may serve it. Throws an Error that says
- * what is wrong with the directory.
+ * what is wrong with the directory, or why its files cannot be known by file handle where they must.
  */
-export function openShare(dir: string, options: FsOptions, loops: number): FsConfig {
+export function openShare(dir: string, options: FsOptions, loops: number, log: Log): FsConfig {
   const rootFd = openRoot(dir);
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
@@ -33,13 +40,25 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     libc.close(rootFd);
     throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
   }
+  const wanted = options.inodeFileHandles;
+  let mountFd: number;
+  try {
+    mountFd = wanted === "never" ? -1 : openMount(dir, rootFd, wanted, log);
+  } catch (error) {
+    libc.close(rootFd);
+    throw error;
+  }
   const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
   const nodes = allocateNodes();
   new NodeTable(nodes).setRoot(rootFd, stat.identity, stat.type);
   return {
     rootFd,
     procFd,
+    mount: stat.identity.mount,
+    mountFd,
+    fileHandles: mountFd < 0 ? "never" : wanted,
     options,
+    kind: kindOf(rootFd),
     privileged: libc.geteuid() === 0,
     descriptors: raiseOpenFiles(0),
     loops,
@@ -47,17 +66,55 @@ export function openShare(dir: string, options: FsOptions, loops: number): FsCon
     nodes,
     handles: allocateHandles(),
     locks: allocateLocks(),
+    mounts: allocateMounts(),
   };
 }
 
 /** Gives back what `openShare` took. No loop may use any of it any more. */
-export function closeShare({ rootFd, procFd, session, loops, nodes, handles, locks }: FsConfig): void {
+export function closeShare(config: FsConfig): void {
+  const { rootFd, procFd, mountFd, session, loops, nodes, handles, locks, mounts } = config;
   libc.close(rootFd);
   libc.close(procFd);
+  if (mountFd >= 0) libc.close(mountFd);
   freeSession(session, loops);
   freeNodes(nodes);
   freeHandles(handles);
   freeLocks(locks);
+  freeMounts(mounts);
+}
+
+/** Opens the descriptor by which file handles are opened, and tries them. Returns -1 where they cannot be used, but need not. */
+function openMount(dir: string, rootFd: number, wanted: FileHandles, log: Log): number {
+  const dot = cString(".");
+  const mountFd = libc.openat(rootFd, dot, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  const why = mountFd < 0 ? errorText(errno()) : tryHandles(rootFd, mountFd, wanted);
+  if (why === "") return mountFd;
+  if (mountFd >= 0) libc.close(mountFd);
+  if (wanted === "mandatory") throw new Error(`cannot share ${dir} with --inode-file-handles mandatory: ${why}`);
+  log.debug(`files are known by descriptor alone: ${why}`);
+  return -1;
+}
+
+/** Why file handles cannot be used, or "". */
+function tryHandles(rootFd: number, mountFd: number, wanted: FileHandles): string {
+  const handle = new FileHandle();
+  const failed = handle.of(rootFd);
+  if (failed === -EOPNOTSUPP) return "its file system has no file handles";
+  if (failed === -EOVERFLOW) return "the handles of its file system are too long";
+  if (failed < 0) return `its file handle cannot be had, ${errorText(-failed)}`;
+  const bytes = new Uint8Array(statfs.sizeof);
+  const type = libc.fstatfs(rootFd, bytes) < 0 ? 0 : new Uint32Array(bytes.buffer)[statfs.f_type >> 2];
+  if (type === FUSE_SUPER_MAGIC && wanted === "prefer") return "a file system in user space may not find them again";
+  const fd = handle.open(mountFd);
+  if (fd === -EPERM) return "opening file handles needs CAP_DAC_READ_SEARCH";
+  if (fd < 0) return `its file handles cannot be opened, ${errorText(-fd)}`;
+  libc.close(fd);
+  return "";
+}
+
+/** Helper threads that requests on such a file system need soon. */
+export function helpersAtStart(kind: Kind): number {
+  return kind === KIND_MEMORY ? 0 : kind === KIND_LOCAL ? 1 : 2;
 }
 
 /** struct virtio_fs_config (VIRTIO 1.3, 5.11.4) with a tag and the number of request queues. */

@@ -3,7 +3,7 @@
  * usual case; what a loop has too many of goes to a list that all share, for a slot is often taken on one loop and given back on
  * another: FORGET comes on the high-priority queue.
  */
-import { lock, unlock } from "./shared.ts";
+import { lock, unlock } from "../vq/spin.ts";
 
 /** Words of the head, side by side: how many slots were ever given out, the first of the shared list (number + 1, or 0), their lock. */
 const USED = 0;

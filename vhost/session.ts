@@ -147,7 +147,10 @@ export class Session {
 
   #ring(index: number): Ring {
     const ring = this.#rings[index];
-    if (ring === undefined) throw new ProtocolError(`queue ${index}, where the device has ${this.#rings.length}`);
+    const count = this.#rings.length;
+    if (ring === undefined) {
+      throw new ProtocolError(`queue ${index}, where the device has ${count}: the front end must have no more queues`);
+    }
     return ring;
   }
 

@@ -16,6 +16,8 @@ export interface DeviceOptions {
   service: unknown;
   /** Which loop serves a queue, counted from the one that has the fewest queues when the device's first is started. */
   loopOf: (queue: number) => number;
+  /** Helper threads that its requests will probably need, to be started beforehand. */
+  helpers?: number;
 }
 
 export class DeviceControl implements VirtioDevice {
@@ -40,14 +42,18 @@ export class DeviceControl implements VirtioDevice {
 
   /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
   async prepare(): Promise<void> {
+    this.#options.pool.startHelpers(this.#options.helpers ?? 0);
     await this.#join(0);
   }
 
   async setMemory(regions: readonly MemoryRegion[]): Promise<void> {
     const running = [...this.#running];
-    for (const [index, setup] of running) setup.base = await this.stopQueue(index);
+    // All at once: what one queue's requests wait for may be another's to give.
+    await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
+    const { id, pool, service } = this.#options;
+    pool.directory.publish(id, { config: service, memory: this.#window.layout });
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
   }
@@ -77,19 +83,26 @@ export class DeviceControl implements VirtioDevice {
     setup.errFd = errFd;
   }
 
-  async stopQueue(index: number): Promise<number> {
+  stopQueue(index: number): Promise<number> {
+    return this.#stop(index, false);
+  }
+
+  async #stop(index: number, gone: boolean): Promise<number> {
     const loop = this.#loopOf(index);
     if (this.#running.delete(index)) this.#options.pool.countQueue(loop, -1);
-    return await loop.ask({ op: "stop-queue", device: this.#options.id, index });
+    return await loop.ask({ op: "stop-queue", device: this.#options.id, index, gone });
   }
 
   async reset(): Promise<void> {
-    for (const index of [...this.#running.keys()]) await this.stopQueue(index);
+    // All at once: what one queue's requests wait for may be another's to give.
+    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, true)));
     await this.#dropMemory();
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
     const [loop] = this.#loops;
     await loop?.ask({ op: "reset", device: this.#options.id });
     this.#first = -1;
+    const { options, locks } = this.#options.pool;
+    options.log.debug(`locks taken: ${locks.taken}, of which others held ${locks.contended}`);
   }
 
   /** Takes the device off every loop: no loop uses what its service was made from any more. Nothing may be asked of it afterwards. */
@@ -97,6 +110,7 @@ export class DeviceControl implements VirtioDevice {
     await this.reset();
     for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
     this.#loops.clear();
+    this.#options.pool.directory.publish(this.#options.id, null);
   }
 
   #loopOf(index: number): LoopHandle {
@@ -122,6 +136,8 @@ export class DeviceControl implements VirtioDevice {
   async #dropMemory(): Promise<void> {
     if (!this.#window) return;
     for (const loop of this.#loops) await loop.ask({ op: "memory", device: this.#options.id, layout: null });
+    // No queue runs, so no helper has a request of the device.
+    this.#options.pool.directory.publish(this.#options.id, null);
     unmapGuestMemory(this.#window);
     this.#window = null;
   }

@@ -1,5 +1,5 @@
 /**
- * One loop: a thread with its own io_uring that serves a set of virtqueues. It takes chains, hands them to their device's
+ * One loop: a thread with its own io_uring (or what stands for it, ffi/plain_ring.ts) that serves a set of virtqueues. It takes chains, hands them to their device's
  * service, collects completions, publishes what is finished once a batch, and sleeps in io_uring_enter when there is nothing
  * to do. It returns to its caller only when the control eventfd was written: then messages wait.
  */
@@ -8,11 +8,11 @@ import { signal } from "../ffi/eventfd.ts";
 import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
-import { Ring } from "../ffi/uring.ts";
-import { restrictedRing } from "../ffi/uring_restrict.ts";
+import type { PlainRing } from "../ffi/plain_ring.ts";
+import { type LoopRing, openRing } from "../ffi/ring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
-import { Grace } from "./grace.ts";
+import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
@@ -51,16 +51,19 @@ const IDLE_LOOKS = 1000;
 const KEPT_SLOTS = 32;
 /** How often a queue without a kick eventfd is looked at while there is nothing to do, and an interrupt is sent again. */
 const LOOK_AGAIN_US = 500;
+/** A request that has not ended so long after its queue was to stop is cancelled: its disk or its server may be gone. */
+const STOP_PATIENCE_US = 2_000_000;
+/** An interrupt is sent again after this time at the latest. */
+const AGAIN_MAX_US = 32_000;
 
 export class Loop {
-  readonly ring: Ring;
+  readonly ring: LoopRing;
   readonly requests = new Requests();
   readonly devices = new Map<number, LoopDevice>();
   /** Written by others to make a service's `bell` be called on this loop. */
   readonly bellFd: number;
 
-  /** Closes descriptors when no loop can mean them any more. */
-  readonly grace: Grace;
+  readonly isHelper = false;
 
   /** Processors for large transfers besides this loop's. */
   readonly spare: Spare;
@@ -73,27 +76,54 @@ export class Loop {
   #control = false;
   /** Slots whose calls are being interrupted. */
   #cancelling: number[] = [];
+  /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
+  #patienceUs = 0;
+  /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
+  #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
   #kickless = 0;
+  /** The ring, where there is no io_uring: helpers make its calls that may wait. */
+  readonly #plain: PlainRing | null;
 
   constructor(
     readonly index: number,
     controlFd: number,
     bellFd: number,
-    grace: SharedArrayBuffer,
-    /** System calls that may wait, made by helper threads. */
+    /** Closes descriptors when no thread can mean them any more. */
+    readonly grace: Grace,
+    /** System calls and requests that may wait, made by helper threads. */
     readonly calls: Calls,
     pollMaxUs: number,
     /** CPUs that this loop and its ring's workers may use. */
     cpus: number,
     readonly log: Log,
+    /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
+    ringFlags?: readonly number[],
   ) {
     this.#controlFd = controlFd;
-    this.grace = new Grace(grace, index);
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs);
-    this.spare = new Spare(cpus);
-    this.ring = restrictedRing((flags) => Ring.queue_init_best(RING_ENTRIES, { cqEntries: CQ_ENTRIES, flags }));
+    const opened = openRing({
+      entries: RING_ENTRIES,
+      cqEntries: CQ_ENTRIES,
+      flags: ringFlags,
+      helper: {
+        offer: (slot, about, number, ...args) => {
+          if (about === ABOUT_REQUEST) calls.make(slot, number, ...args);
+          return about === ABOUT_REQUEST;
+        },
+        cancel: (slot, about) => about === ABOUT_REQUEST && calls.cancel(slot),
+      },
+    });
+    this.ring = opened.ring;
+    this.#plain = opened.plain;
+    // Workers that copy aside are io_uring's.
+    this.spare = new Spare(opened.plain === null ? cpus : 1);
+    if (opened.plain !== null) {
+      // Once for the process, unless it may be so for one thread only.
+      const say = index === 0 || opened.perThread ? log.warn : log.debug;
+      say(`io_uring is not available, reads and writes are plain calls, which is slower (${opened.reason})`);
+    } else log.debug(`io_uring with flags 0x${opened.ring.flags.toString(16)}, loop ${index}`);
     this.#watch(controlFd, ABOUT_CONTROL, 0);
     this.#watch(bellFd, ABOUT_BELL, 0);
   }
@@ -140,6 +170,7 @@ export class Loop {
    * is on its way into the kernel is not reached.
    */
   cancelCall(slot: number): void {
+    this.#againUs = LOOK_AGAIN_US;
     if (this.calls.cancel(slot) && !this.#cancelling.includes(slot)) this.#cancelling.push(slot);
   }
 
@@ -157,25 +188,30 @@ export class Loop {
 
   /**
    * Stops a queue when its requests in flight are done; no more are taken meanwhile, while other queues are served as ever. Returns
-   * the next available index.
+   * the next available index. `gone` as for `Service.stopping`.
    */
-  remove(queue: Queue): number {
+  remove(queue: Queue, gone = false): number {
     queue.stopping = true;
     this.#call(queue);
-    for (let slot = 0; slot < SLOTS; slot++) {
-      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot);
-    }
+    this.#giveUp(queue, gone);
     if (queue.watched) {
       const sqe = this.sqe();
       // Not poll_remove, which refuses (EALREADY) while a kick is being handled.
       this.ring.prep_cancel64(sqe, queue.token, ABOUT_KICK, 0);
       this.forNobody(sqe);
     }
+    this.#patienceUs = STOP_PATIENCE_US;
+    let impatient = performance.now() + STOP_PATIENCE_US / 1000;
     // The watch's last completion is waited for, since the token is given to another queue.
     while (queue.inFlight > 0 || queue.watched) {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
       if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
+      if (performance.now() < impatient || queue.inFlight === 0) continue;
+      this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
+      this.#giveUp(queue, true);
+      impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
+    this.#patienceUs = 0;
     // Whoever serves the queue next may not look before it sleeps.
     queue.ring.enableKicks();
     if (queue.kickFd < 0) this.#kickless--;
@@ -183,6 +219,13 @@ export class Loop {
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
     return queue.ring.lastAvail;
+  }
+
+  /** Tells the service that the queue's requests are to end; `gone` as for `Service.stopping`. */
+  #giveUp(queue: Queue, gone: boolean): void {
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (this.requests.queue[slot] === queue) queue.device.service.stopping(slot, gone);
+    }
   }
 
   /** Serves until the control eventfd is written. */
@@ -198,6 +241,13 @@ export class Loop {
       if (worked) this.#poller.worked();
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
+  }
+
+  /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
+  get quiet(): boolean {
+    if (this.requests.inFlight > 1) return false;
+    for (const queue of this.#active) if (queue.ring.waiting) return false;
+    return true;
   }
 
   /** One batch: takes chains, collects completions, shows the drivers what is finished. Returns whether there was anything to do. */
@@ -259,6 +309,11 @@ export class Loop {
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
       if (queue.stopping || queue.ring.broken) continue;
+      // A handler finds room for its SQE: it could not wait for it where completions overflow (EBUSY), which only #reap takes.
+      if (this.ring.sq_space_left() < BATCH) {
+        this.#enter(0);
+        if (this.ring.sq_space_left() < BATCH) return taken;
+      }
       const waiting = queue.ring.available();
       if (waiting > 0) {
         queue.idle = 0;
@@ -298,6 +353,7 @@ export class Loop {
     const { ring } = queue;
     const { owed } = ring;
     if (owed === 0) return;
+    if (this.grace.owes) this.#closeFiles();
     const left = ring.available();
     if (left < SHOW) return this.#call(queue);
     const now = nowMs();
@@ -311,9 +367,16 @@ export class Loop {
     else ring.show();
   }
 
+  /** Closes what the guest has given up, before it learns that it is closed. */
+  #closeFiles(): void {
+    if (this.ring.sq_ready() > 0) this.#enter(0);
+    if (this.ring.sq_ready() === 0) this.grace.close();
+  }
+
   /** The same, and calls it now if it wants that. */
   #call(queue: Queue): void {
     queue.owedSince = 0;
+    if (this.grace.owes) this.#closeFiles();
     if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
   }
 
@@ -369,6 +432,7 @@ export class Loop {
   #takeCalls(): void {
     for (let slot = this.calls.take(); slot >= 0; slot = this.calls.take()) {
       if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((other) => other !== slot);
+      if (this.#plain !== null) this.#plain.ended(slot, ABOUT_REQUEST);
       const written = this.requests.queue[slot]!.device.service.complete(slot, this.calls.result(slot));
       if (written !== PENDING) this.finish(slot, written);
     }
@@ -424,10 +488,13 @@ export class Loop {
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
   #enter(wait: number): void {
     const { ring } = this;
-    if (this.#cancelling.length > 0) this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
-    const limited = this.#kickless > 0 || this.#cancelling.length > 0;
+    if (this.#cancelling.length > 0) {
+      this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
+      if (wait > 0) this.#againUs = Math.min(this.#againUs * 2, AGAIN_MAX_US);
+    }
+    const limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
     const result = wait > 0
-      ? limited ? ring.submit_and_wait_timeout(wait, LOOK_AGAIN_US) : ring.submit_and_wait(wait)
+      ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0
       ? ring.submit_and_get_events()
       : ring.submit();

@@ -1,18 +1,18 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
 import { allowedCpus } from "../ffi/affinity.ts";
-import { Calls, runHelper } from "./calls.ts";
 import { drain } from "../ffi/eventfd.ts";
 import { threadId } from "../ffi/interrupt.ts";
+import { Calls } from "./calls.ts";
+import { help } from "./helper.ts";
+import { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
-import { LoopDevice, Queue, type Service } from "./queue.ts";
+import { LoopDevice, type MakeService, Queue } from "./queue.ts";
+import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
-
-/** Makes the service of a device on a loop, from the configuration that came with "add-device". */
-export type MakeService = (config: unknown, loop: Loop, device: LoopDevice, bellFds: readonly number[]) => Service;
 
 /** The part of a Worker's global scope that is used, so that a test can stand in for it. */
 export interface LoopScope {
@@ -23,7 +23,13 @@ export interface LoopScope {
 
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
-/** Serves as a loop until an "exit" message. Resolves then. */
+/** A log whose lines the control plane writes. */
+function logTo(scope: LoopScope, debug: boolean): Log {
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
+  return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
+}
+
+/** Serves as a loop until an "exit" message. Resolves then. Or as a helper, if that is the first message. */
 export async function runLoop(scope: LoopScope, makeService: MakeService): Promise<void> {
   const inbox: Numbered[] = [];
   let wake = () => {};
@@ -36,7 +42,7 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
     return inbox.shift()!;
   };
   const first = await next();
-  if (first.request.op === "help") runHelper(first.request.calls, first.request.bellFds);
+  if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
   try {
     await serve(scope, new Member(scope, first.request.init, makeService), first, next);
@@ -68,18 +74,14 @@ class Member {
   readonly loop: Loop;
 
   constructor(scope: LoopScope, readonly init: LoopInit, readonly makeService: MakeService) {
-    const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
-    const log: Log = {
-      error: say("error"),
-      warn: say("warn"),
-      info: say("info"),
-      debug: init.debug ? say("debug") : () => {},
-    };
-    const { index, controlFd, bellFds, grace, pollMaxUs, placement } = init;
+    const { index, controlFd, bellFds, loops, locks, pollMaxUs, placement, ringFlags } = init;
     placeThread(placement);
+    countLocksIn(locks, index);
+    const log = logTo(scope, init.debug);
     const cpus = (placement.workers ?? allowedCpus()).length;
-    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }));
-    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log);
+    const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
+    const grace = new Grace(init.grace, index, loops);
+    this.loop = new Loop(index, controlFd, bellFds[index], grace, calls, pollMaxUs, cpus, log, ringFlags);
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);
   }
@@ -125,7 +127,7 @@ class Member {
       case "stop-queue": {
         const queue = device.queues.get(request.index);
         if (!queue) throw new Error(`queue ${request.index} does not run`);
-        return this.loop.remove(queue);
+        return this.loop.remove(queue, request.gone);
       }
       case "reset":
         device.service.reset();

@@ -1,5 +1,6 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
 import type { CallsInit } from "./calls.ts";
+import type { HelperInit } from "./helper.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -11,13 +12,19 @@ export interface LoopInit {
   bellFds: number[];
   /** Count of messages posted so far, so that a loop woken by the control eventfd knows for how many it has to wait. */
   posted: SharedArrayBuffer;
-  /** The grace counters of all loops: see grace.ts. */
+  /** The grace counters of all loops and helpers: see grace.ts. */
   grace: SharedArrayBuffer;
+  /** Where loops count the locks that they take: see spin.ts. */
+  locks: SharedArrayBuffer;
+  /** Loops that there may be. */
+  loops: number;
   /** Calls that helper threads make for the loops. */
   calls: CallsInit;
   pollMaxUs: number;
   placement: Placement;
   debug: boolean;
+  /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags: readonly number[] | undefined;
 }
 
 /** A queue to start, its rings' places checked and turned into window offsets. */
@@ -38,7 +45,7 @@ export interface QueueStart {
 export type LoopRequest =
   | { op: "init"; init: LoopInit }
   /** Instead of "init": the thread is to be a helper. There is no answer. */
-  | { op: "help"; calls: CallsInit; bellFds: number[] }
+  | { op: "help"; init: HelperInit }
   /** `config` is the service's own. */
   | { op: "add-device"; device: number; config: unknown }
   /** Every queue of the device is stopped, and its memory let go of. The loop uses nothing of the service's from then on. */
@@ -48,8 +55,8 @@ export type LoopRequest =
   | { op: "start-queue"; device: number; queue: QueueStart }
   /** A running queue's call and error eventfds from now on. */
   | { op: "set-call"; device: number; index: number; callFd: number; errFd: number }
-  /** Answers with the next available index. */
-  | { op: "stop-queue"; device: number; index: number }
+  /** Answers with the next available index. `gone`: nobody will see what the requests in flight answer. */
+  | { op: "stop-queue"; device: number; index: number; gone: boolean }
   | { op: "reset"; device: number }
   | { op: "exit" };
 
@@ -63,7 +70,9 @@ export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
   | { log: "error" | "warn" | "info" | "debug"; message: string }
-  /** A call is queued and no helper waits for it. */
+  /** No helper waits for the next call. */
   | { want: "helper" }
+  /** The helper can make calls. */
+  | { ready: true }
   /** The loop cannot go on: a fault of our own. */
   | { fatal: string };

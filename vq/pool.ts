@@ -2,11 +2,13 @@
 import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
-import { type CallsInit, createCalls } from "./calls.ts";
+import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
+import { Directory } from "./directory.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
 import type { Placement } from "./placement.ts";
+import { type LockCounts, lockCounts, lockCountsBytes } from "./spin.ts";
 
 /** The part of a Worker that is used. */
 export interface LoopThread {
@@ -18,13 +20,15 @@ export interface LoopThread {
 export interface PoolOptions {
   /** Loops at most. */
   count: number;
-  /** Helper threads at most, for calls that may wait. */
+  /** Helper threads at most, for calls and requests that may wait; two at least. */
   helpers: number;
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
   /** Where each loop runs; as the process where it is left out. */
   placements?: readonly Placement[];
   debug: boolean;
+  /** Sets of IORING_SETUP_* that the loops try instead of the usual ones, for tests; none: no io_uring. */
+  ringFlags?: readonly number[];
   log: Log;
   spawn: (index: number) => LoopThread;
   /** A loop met a fault of our own and has ended. */
@@ -52,6 +56,7 @@ export class LoopHandle {
     readonly index: number,
     bellFds: number[],
     grace: SharedArrayBuffer,
+    locks: SharedArrayBuffer,
     calls: CallsInit,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
@@ -62,10 +67,10 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { pollMaxUs, placements, debug } = options;
+    const { count: loops, pollMaxUs, placements, debug, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
-    const shared = { bellFds, posted: this.#posted, grace, calls };
-    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug };
+    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls };
+    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 
@@ -90,6 +95,7 @@ export class LoopHandle {
   #answered(answer: LoopAnswer): void {
     if ("log" in answer) return this.options.log[answer.log](answer.message);
     if ("want" in answer) return this.wantHelper();
+    if ("ready" in answer) return;
     if ("fatal" in answer) return this.#ended(answer.fatal);
     const waiter = this.#waiters.get(answer.id);
     this.#waiters.delete(answer.id);
@@ -107,24 +113,40 @@ export class LoopHandle {
 }
 
 export class LoopPool {
+  /** What helpers know of the devices. */
+  readonly directory = new Directory();
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
+  readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
   /** Queues that run on each loop. */
   readonly #queues: number[];
+  /** One alone would leave no one to others while it waits for a lock. */
+  readonly #maxHelpers: number;
+  readonly #idle: () => number;
   #helpers = 0;
+  /** Of them, those that are on their way. */
+  #starting = 0;
 
   constructor(readonly options: PoolOptions) {
     this.#queues = new Array(options.count).fill(0);
-    this.#calls = createCalls(options.count);
+    this.#maxHelpers = Math.max(2, options.helpers);
+    this.#calls = createCalls(options.count, this.#maxHelpers);
+    this.#idle = idleHelpers(this.#calls);
     installInterrupt();
-    this.#grace = new SharedArrayBuffer(graceBytes(options.count));
+    this.#grace = new SharedArrayBuffer(graceBytes(options.count, this.#maxHelpers));
+    this.#locks = new SharedArrayBuffer(lockCountsBytes(options.count));
     this.#bellFds = Array.from({ length: options.count }, () => createEventfd());
   }
 
   get count(): number {
     return this.options.count;
+  }
+
+  /** Locks that all loops have taken so far. */
+  get locks(): LockCounts {
+    return lockCounts(this.#locks);
   }
 
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
@@ -134,9 +156,13 @@ export class LoopPool {
       at,
       this.#bellFds,
       this.#grace,
+      this.#locks,
       this.#calls,
       this.options,
-      () => this.#startHelper(),
+      () => {
+        // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
+        if (this.#idle() + this.#starting < 1) this.#startHelper();
+      },
     );
   }
 
@@ -152,13 +178,32 @@ export class LoopPool {
 
   /** Starts one more helper thread, where there may be more. A helper stays: its thread can end with the process only. */
   #startHelper(): void {
-    if (this.#helpers >= this.options.helpers) return;
-    const thread = this.options.spawn(-1 - this.#helpers++);
+    if (this.#helpers >= this.#maxHelpers) return;
+    const index = this.#helpers++;
+    const thread = this.options.spawn(-1 - index);
+    this.#starting++;
+    thread.onmessage = ({ data }) => {
+      if ("ready" in data) this.#starting--;
+      else if ("log" in data) this.options.log[data.log](data.message);
+    };
     thread.onerror = (event) => {
       event.preventDefault();
       this.options.onFatal(-1, event.message);
     };
-    thread.postMessage({ id: 0, request: { op: "help", calls: this.#calls, bellFds: this.#bellFds } });
+    const init = {
+      index,
+      loops: this.options.count,
+      calls: this.#calls,
+      bellFds: this.#bellFds,
+      grace: this.#grace,
+      devices: this.directory.addr,
+    };
+    thread.postMessage({ id: 0, request: { op: "help", init } });
+  }
+
+  /** Sees to it that there are so many helper threads, where there may be: it takes a while until one can serve. */
+  startHelpers(count: number): void {
+    while (this.#helpers < Math.min(count, this.#maxHelpers)) this.#startHelper();
   }
 
   /** Ends every loop that runs. No loop can be had afterwards. */

@@ -1,9 +1,24 @@
 /** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
+import type { Grace } from "./grace.ts";
+import type { Log } from "./log.ts";
 import type { GuestMemory } from "./memory.ts";
+import type { Requests } from "./requests.ts";
 import type { SplitQueue } from "./split.ts";
 
 /** A request's result that comes later, through a completion on the ring or `Loop.finish`. */
 export const PENDING = -1;
+
+/** What a service has of the thread that it runs on. A loop has more; a helper, which serves a request to its end, has no ring. */
+export interface Host {
+  readonly index: number;
+  readonly isHelper: boolean;
+  readonly requests: Requests;
+  readonly grace: Grace;
+  readonly log: Log;
+}
+
+/** Makes the service of a device on a thread, from the device's configuration: plain data that survives JSON. */
+export type MakeService = (config: unknown, host: Host, device: LoopDevice, bellFds: readonly number[]) => Service;
 
 /**
  * What answers requests: one instance for each device and loop. It reads a request with `Requests.copyIn`, answers with
@@ -20,8 +35,11 @@ export interface Service {
   end(): void;
   /** Something that it waits for may have come: another loop rang, or a request ended while `LoopDevice.waiting`. */
   bell(): void;
-  /** The slot's queue is being stopped: what it waits for without end, such as another's lock, is to be given up. */
-  stopping(slot: number): void;
+  /**
+   * The slot's queue is being stopped: what it waits for without end, such as another's lock, is to be given up. With `gone` nobody
+   * will see the answer, and whatever it waits for is to be given up.
+   */
+  stopping(slot: number, gone: boolean): void;
   /** The guest is gone: forget all that it had. Every queue of the device is stopped, on all loops. */
   reset(): void;
 }

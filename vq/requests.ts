@@ -3,7 +3,7 @@
  * allocates nothing. A slot holds the descriptor chain, read once out of guest memory into private numbers and checked there
  * (VIRTIO 1.3, 2.7.13); the guest may rewrite its descriptors afterwards as it likes.
  */
-import { allocate } from "../ffi/memory.ts";
+import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { Queue } from "./queue.ts";
 
@@ -23,18 +23,44 @@ export const OUT_BYTES = 1024 * 1024 + 4096;
 const IOVEC_BYTES = 16;
 const TWO32 = 2 ** 32;
 
+/** Bytes of the chains of all slots: segment offsets and lengths, then what is known of each slot. */
+const CHAINS_BYTES = SLOTS * MAX_SEGMENTS * 12 + SLOTS * 20;
+
+/** The checked chains of a loop's slots, in memory that other threads of the process can look at. */
+export class Chains {
+  /** How many segments the device reads, how many it writes, and their bytes. Readable ones come first. */
+  readonly readable: Uint16Array<ArrayBuffer>;
+  readonly writable: Uint16Array<ArrayBuffer>;
+  readonly readableBytes: Float64Array<ArrayBuffer>;
+  readonly writableBytes: Float64Array<ArrayBuffer>;
+  /** Segment k of slot s at [s * MAX_SEGMENTS + k]: its window offset and length in bytes. */
+  readonly segOffset: Float64Array<ArrayBuffer>;
+  readonly segLen: Uint32Array<ArrayBuffer>;
+
+  constructor(readonly addr: HostAddr = allocate(CHAINS_BYTES).addr) {
+    const buffer = viewAt(addr, CHAINS_BYTES);
+    const segments = SLOTS * MAX_SEGMENTS;
+    this.segOffset = new Float64Array(buffer, 0, segments);
+    this.readableBytes = new Float64Array(buffer, segments * 8, SLOTS);
+    this.writableBytes = new Float64Array(buffer, segments * 8 + SLOTS * 8, SLOTS);
+    this.segLen = new Uint32Array(buffer, segments * 8 + SLOTS * 16, segments);
+    this.readable = new Uint16Array(buffer, segments * 12 + SLOTS * 16, SLOTS);
+    this.writable = new Uint16Array(buffer, segments * 12 + SLOTS * 18, SLOTS);
+  }
+}
+
 export class Requests {
   /** The queue that a slot's chain came from. */
   readonly queue: (Queue | null)[] = new Array(SLOTS).fill(null);
   readonly head = new Uint16Array(SLOTS);
-  /** How many segments the device reads, how many it writes, and their bytes. Readable ones come first. */
-  readonly readable = new Uint16Array(SLOTS);
-  readonly writable = new Uint16Array(SLOTS);
-  readonly readableBytes = new Float64Array(SLOTS);
-  readonly writableBytes = new Float64Array(SLOTS);
-  /** Segment k of slot s at [s * MAX_SEGMENTS + k]: its window offset and length in bytes. */
-  readonly segOffset: Float64Array<ArrayBuffer>;
-  readonly segLen: Uint32Array<ArrayBuffer>;
+  /** Where the slots' chains lie: the fields below are its. */
+  readonly chains = new Chains();
+  readonly readable = this.chains.readable;
+  readonly writable = this.chains.writable;
+  readonly readableBytes = this.chains.readableBytes;
+  readonly writableBytes = this.chains.writableBytes;
+  readonly segOffset = this.chains.segOffset;
+  readonly segLen = this.chains.segLen;
 
   /** The request being handled: its first bytes, copied out of guest memory by `copyIn`. */
   readonly in: Uint8Array<ArrayBuffer>;
@@ -58,8 +84,6 @@ export class Requests {
   #written = false;
 
   constructor() {
-    this.segOffset = new Float64Array(allocate(SLOTS * MAX_SEGMENTS * 8).buffer);
-    this.segLen = new Uint32Array(allocate(SLOTS * MAX_SEGMENTS * 4).buffer);
     const iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
     this.iov32 = new Uint32Array(iov.buffer);
     this.iov64 = new BigUint64Array(iov.buffer);
@@ -85,6 +109,19 @@ export class Requests {
     this.queue[slot] = queue;
     this.head[slot] = head;
     return slot;
+  }
+
+  /** Makes the chain of another thread's slot that of slot `to` here. */
+  copyChain(from: Chains, slot: number, to: number): void {
+    const count = from.readable[slot] + from.writable[slot];
+    this.readable[to] = from.readable[slot];
+    this.writable[to] = from.writable[slot];
+    this.readableBytes[to] = from.readableBytes[slot];
+    this.writableBytes[to] = from.writableBytes[slot];
+    for (let i = 0; i < count; i++) {
+      this.segOffset[to * MAX_SEGMENTS + i] = from.segOffset[slot * MAX_SEGMENTS + i];
+      this.segLen[to * MAX_SEGMENTS + i] = from.segLen[slot * MAX_SEGMENTS + i];
+    }
   }
 
   release(slot: number): void {

@@ -44,7 +44,8 @@ export class Spare {
       this.#lookedAt = now;
       this.#look();
     }
-    const idle = Math.round(this.cpus - 1 - this.#others);
+    // A quarter of a processor is worth a worker: the scheduler gives it the rest of the time.
+    const idle = Math.ceil(this.cpus - 1 - this.#others - 0.25);
     // One more waits, so that a worker that is done has something to do before the loop comes round.
     if (idle < 1 || this.#inUse > idle) return false;
     this.#inUse++;

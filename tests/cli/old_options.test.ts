@@ -49,7 +49,10 @@ Deno.test("parseOptions() each option of virtiofsd does what it says", async () 
   await fsOptions(["--preserve-noatime"], { preserveNoatime: true });
   await fsOptions(["--announce-submounts"], {});
   await fsOptions(["--no-announce-submounts"], { announceSubmounts: false });
-  for (const how of ["never", "fallback", "prefer"]) await fsOptions([`--inode-file-handles=${how}`], {});
+  for (const how of ["never", "prefer", "mandatory"] as const) {
+    await fsOptions([`--inode-file-handles=${how}`], { inodeFileHandles: how });
+  }
+  await fsOptions(["--inode-file-handles=fallback"], { inodeFileHandles: "prefer" });
   await fsOptions(["--posix-lock", "--flock"], { posixLock: true, flock: true });
   await fsOptions(["--cache", "metadata"], { cache: "metadata" });
 });
@@ -170,5 +173,5 @@ Deno.test("parseOptions() refuses what is not there yet, and what cannot be", as
   await refused([...base, "--posix-acl", "--translate-uid=map:0:1:2"], "--posix-acl", "exclude");
   await refused([...base, "--thread-pool-size=x"], "--thread-pool-size");
   await refused([...base, "--inode-file-handles=some"], "some");
-  await refused([...base, "--inode-file-handles=mandatory"], "--inode-file-handles", "descriptor");
+  await refused([...base, "--inode-file-handles=always"], "always", "mandatory");
 });

@@ -122,6 +122,40 @@ function listens(pid: number): boolean {
   return false;
 }
 
+Deno.test("serve() refuses --inode-file-handles mandatory where there are no file handles", () =>
+  withDir(async (dir) => {
+    const args = ["--socket-path", `${dir}/s`, "--inode-file-handles", "mandatory", "--shared-dir"];
+    saysOneLine(await run([...args, "/proc"]), 1, "/proc", "--inode-file-handles mandatory", "no file handles");
+  }));
+
+Deno.test({
+  name: `serve() refuses --inode-file-handles mandatory without the capability${cannot && ` (skipped: ${cannot})`}`,
+  ignore: cannot !== "",
+  fn: () =>
+    withDir(async (dir) => {
+      Deno.chmodSync(dir, 0o777);
+      const args = ["--socket-path", `${dir}/s`, "--inode-file-handles", "mandatory", "--shared-dir", dir];
+      saysOneLine(await run(args, NOBODY), 1, dir, "CAP_DAC_READ_SEARCH");
+    }),
+});
+
+Deno.test({
+  name: `serve() as another user shares without file handles${cannot && ` (skipped: ${cannot})`}`,
+  ignore: cannot !== "",
+  fn: () =>
+    withDir(async (dir) => {
+      Deno.chmodSync(dir, 0o777);
+      const args = ["run", "-A", main, "--shared-dir", dir, "--socket-path", `${dir}/s`, "--log-level", "debug"];
+      const daemon = new Deno.Command(Deno.execPath(), { args, stderr: "piped", ...NOBODY }).spawn();
+      await listening(daemon.pid);
+      daemon.kill("SIGTERM");
+      const { code, stderr } = await daemon.output();
+      const said = new TextDecoder().decode(stderr);
+      assert.equal(code, 0, said);
+      assert.match(said, /debug: files are known by descriptor alone: opening file handles needs CAP_DAC_READ_SEARCH/);
+    }),
+});
+
 Deno.test({
   name: `serve() as another user says what it may not do${cannot && ` (skipped: ${cannot})`}`,
   ignore: cannot !== "",

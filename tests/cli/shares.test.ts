@@ -114,7 +114,6 @@ Deno.test("--share refuses with a line that names share and key", async () => {
   await refused([share("a", ",xattrmap=:ok")], 'share "a"', "xattrmap", "rule 1");
   await refused([share("a", ",posix-acl,translate-uid=map:0:1:2")], 'share "a"', "posix-acl", "exclude");
   await refused([share("a", ",uid-map=x")], 'share "a"', "uid-map", "whole process");
-  await refused([share("a", ",inode-file-handles=mandatory")], 'share "a"', "inode-file-handles");
   for (const one of ["log-level=debug", "poll-max-us=1", "config=x", "share=x", "cpu-affinity=0"]) {
     await refused([share("a", `,${one}`)], 'share "a"', one.split("=")[0], "whole process");
   }

@@ -1,48 +1,9 @@
 /** The POSIX suite (tests/posix) on the host's file systems, which validates it, and in guests on the share. */
 import assert from "node:assert/strict";
-import { dirname } from "node:path";
 import { Bed } from "../guest/bed.ts";
 import { Debian } from "../guest/debian.ts";
+import { expectAsKnown, FLAGS, large, MAIN, makeRoot, onHost, parse } from "../guest/posix.ts";
 import { KNOWN } from "../posix/known.ts";
-
-const MAIN = new URL("../posix/main.ts", import.meta.url).pathname;
-const FLAGS = "run --allow-all --no-check --no-config";
-const large = Deno.env.has("RINGFSD_POSIX_LARGE") ? " --large" : "";
-
-interface Outcome {
-  assertions: number;
-  /** Each assertion that failed or was skipped, with what the suite said of it. */
-  rest: Map<string, string>;
-}
-
-function parse(output: string): Outcome {
-  const summary = /^# (\d+) assertions: /m.exec(output);
-  assert(summary, `the suite did not end:\n${output.slice(-2000)}`);
-  const rest = new Map<string, string>();
-  for (const [line, name] of output.matchAll(/^(?:not ok|skip) - (.*?)(?: # .*)?$/gm)) rest.set(name, line);
-  return { assertions: Number(summary[1]), rest };
-}
-
-/** The suite on a folder of the host's. */
-async function onHost(folder: string): Promise<Outcome> {
-  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [...FLAGS.split(" "), MAIN, folder, "--quiet", ...large.split(" ").filter(Boolean)],
-    stdin: "null",
-  }).output();
-  return parse(new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
-}
-
-/**
- * Nothing fails and nothing is skipped but what KNOWN names; and what KNOWN names does not work.
- * @param hostSkips what the suite skips on the file system that is shared
- */
-function expectAsKnown({ assertions, rest }: Outcome, known: Record<string, string>, hostSkips: string[]): void {
-  const surprises = [...rest].filter(([name]) => !(name in known) && !hostSkips.includes(name)).map(([, line]) => line);
-  const wrong = Object.keys(known).filter((name) => !rest.has(name) && !known[name].startsWith("sometimes"));
-  const better = wrong.map((name) => `works, but is in KNOWN: ${name}`);
-  const all = [...surprises, ...better];
-  assert.equal(all.length, 0, `${all.length} of ${assertions} assertions:\n${all.join("\n")}`);
-}
 
 Deno.test("posix: every assertion holds on the host's own file systems", async () => {
   const folder = await Deno.makeTempDir({ prefix: "ringfsd-posix-" });
@@ -75,6 +36,10 @@ const configurations: Configuration[] = [
     name: "write-back and killpriv",
     options: ["--cache", "always", "--writeback", "--killpriv-v2", "--xattr", "--posix-acl"],
     choice: "--without=readdir,names,locks",
+  },
+  {
+    name: "file handles",
+    options: ["--inode-file-handles", "mandatory", "--cache", "auto", "--xattr", "--posix-acl"],
   },
   {
     name: "remote locks",
@@ -110,16 +75,6 @@ for (const { name, options, choice = "" } of configurations) {
       }
     },
   });
-}
-
-/** A folder that one can chroot into to run the suite: Deno, its libraries, the suite. */
-async function makeRoot(root: string): Promise<void> {
-  const script = `set -e; mkdir -p "$1"/proc "$1"/tmp "$1"/dev "$1"/work
-    for file in "$2" $(ldd "$2" | grep -o '/[^ ]*'); do cp -L --parents "$file" "$1"; done
-    cp "$2" "$1/deno" && cp -r "$3" "$1/posix"`;
-  const args = ["-c", script, "sh", root, Deno.execPath(), dirname(MAIN)];
-  const { success, stderr } = await new Deno.Command("sh", { args }).output();
-  assert(success, new TextDecoder().decode(stderr));
 }
 
 Deno.test({

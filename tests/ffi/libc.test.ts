@@ -12,7 +12,7 @@ import {
   O_WRONLY,
   SYS,
 } from "../../ffi/arch.ts";
-import { EAGAIN, EBADF, EEXIST, ENOENT, ENOTDIR } from "../../ffi/errno.ts";
+import { EAGAIN, EBADF, EEXIST, ENOENT, ENOTDIR, EOPNOTSUPP, EPERM } from "../../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc, SystemError } from "../../ffi/libc.ts";
 import * as L from "../../ffi/stat_layout.ts";
 import { withDirectory, withEventFd, withFile, withMemory } from "./help.ts";
@@ -134,6 +134,24 @@ Deno.test("fstatfs() knows tmpfs", () => {
     assert.equal(libc.fstatfs(fd, bytes), 0);
     assert.equal(viewOf(bytes).getUint32(L.statfs.f_type, true), 0x01021994);
     assert.equal(viewOf(bytes).getBigUint64(L.statfs.f_namelen, true), 255n);
+  });
+});
+
+Deno.test("name_to_handle_at() names a file, and open_by_handle_at() opens it where that is allowed", () => {
+  withDirectory((dir) => {
+    Deno.writeTextFileSync(`${dir}/file`, "text");
+    const handle = new Uint8Array(L.file_handle.sizeof + 128);
+    viewOf(handle).setUint32(L.file_handle.handle_bytes, 128, true);
+    const mountId = new Uint8Array(4);
+    const failed = libc.name_to_handle_at(AT_FDCWD, cString(`${dir}/file`), handle, mountId, 0);
+    if (failed < 0) return assert.equal(errno(), EOPNOTSUPP, "its file system has none");
+    const length = viewOf(handle).getUint32(L.file_handle.handle_bytes, true);
+    assert.ok(length > 0 && length <= 128);
+    const dirFd = checked("openat", libc.openat(AT_FDCWD, cString(dir), O_RDONLY | O_DIRECTORY, 0));
+    const fd = libc.open_by_handle_at(dirFd, handle, O_PATH | O_CLOEXEC);
+    if (fd < 0) assert.equal(errno(), EPERM, "CAP_DAC_READ_SEARCH");
+    else assert.equal(Deno.readLinkSync(`/proc/self/fd/${fd}`), `${dir}/file`);
+    for (const one of [fd, dirFd]) if (one >= 0) libc.close(one);
   });
 });
 

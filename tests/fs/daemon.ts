@@ -5,6 +5,11 @@ import { Session, type SessionOptions } from "../../bench/session.ts";
 const main = new URL("../../main.ts", import.meta.url).pathname;
 const START_MS = 10_000;
 const STOP_MS = 5000;
+/** Options for every daemon, so that these tests can be run with others. */
+const more = (Deno.env.get("RINGFSD_TEST_OPTIONS") ?? "").split(" ").filter((word) => word !== "");
+
+/** Why a step cannot run that needs nodes to hold descriptors, or "". */
+export const byHandle = more.includes("--inode-file-handles=mandatory") ? "nodes have file handles" : "";
 
 /** How it is confined: as RINGFSD_TEST_SANDBOX says, so that all tests can be run inside a sandbox, or not. */
 const sandbox = Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none";
@@ -12,7 +17,13 @@ const sandbox = Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none";
 function confinement(args: readonly string[]): string[] {
   // Names of the host's root, trusted.* and security.*, are not for a daemon without that.
   const admin = args.some((word) => /^--(xattr|security)/.test(word)) && sandbox !== "none";
-  return ["--sandbox", sandbox, ...(admin ? ["--modcaps=+sys_admin"] : [])];
+  // File handles are used in a sandbox where they are asked for.
+  const handles = sandbox === "none" || args.some((word) => word.startsWith("--inode-file-handles"));
+  return [
+    ...["--sandbox", sandbox],
+    ...(admin ? ["--modcaps=+sys_admin"] : []),
+    ...(handles ? [] : ["--inode-file-handles=prefer"]),
+  ];
 }
 
 export interface DaemonOptions {
@@ -20,6 +31,8 @@ export interface DaemonOptions {
   base?: string;
   requestQueues?: number;
   args?: string[];
+  /** Done with the directory before it is shared, and what is to be undone before it is removed. */
+  prepare?: (share: string) => Promise<() => void>;
 }
 
 export class Daemon {
@@ -29,26 +42,33 @@ export class Daemon {
   #ended = false;
   readonly #collected: Promise<void>;
 
-  private constructor(readonly dir: string, readonly child: Deno.ChildProcess) {
+  private constructor(readonly dir: string, readonly child: Deno.ChildProcess, readonly undo: () => void) {
     this.#collected = this.#collect();
     child.status.then(() => this.#ended = true);
   }
 
   /** Starts it. Resolves when it listens. */
-  static async start({ base = "/tmp", requestQueues = 2, args = [] }: DaemonOptions = {}): Promise<Daemon> {
+  static async start({ base = "/tmp", requestQueues = 2, args = [], prepare }: DaemonOptions = {}): Promise<Daemon> {
     const dir = Deno.makeTempDirSync({ dir: base, prefix: "ringfsd-fs-" });
     // A guest's user must reach what is shared, as on a real host.
     Deno.chmodSync(dir, 0o755);
     Deno.mkdirSync(`${dir}/share`);
     Deno.chmodSync(`${dir}/share`, 0o755);
-    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, ...confinement(args)];
+    const undo = await prepare?.(`${dir}/share`) ?? (() => {});
+    const socket = [
+      "--socket-path",
+      `${dir}/socket`,
+      "--shared-dir",
+      `${dir}/share`,
+      ...confinement([...more, ...args]),
+    ];
     const child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...args],
+      args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
       stdin: "null",
       stdout: "null",
       stderr: "piped",
     }).spawn();
-    const daemon = new Daemon(dir, child);
+    const daemon = new Daemon(dir, child, undo);
     try {
       await daemon.until(() => daemon.log.includes(" shares "), "the daemon to listen", START_MS);
       return daemon;
@@ -86,12 +106,31 @@ export class Daemon {
     return [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length;
   }
 
+  /** How many of them lead into the share: threads that start meanwhile have descriptors of their own. */
+  get files(): number {
+    let count = 0;
+    for (const { name } of Deno.readDirSync(`/proc/${this.pid}/fd`)) {
+      try {
+        if (Deno.readLinkSync(`/proc/${this.pid}/fd/${name}`).startsWith(this.inside())) count++;
+      } catch { /* closed meanwhile */ }
+    }
+    return count;
+  }
+
   /** Waits until the daemon has so many descriptors open. */
-  async descriptorsAre(count: number): Promise<void> {
+  descriptorsAre(count: number): Promise<void> {
+    return this.#countIs(() => this.descriptors, count);
+  }
+
+  filesAre(count: number): Promise<void> {
+    return this.#countIs(() => this.files, count);
+  }
+
+  async #countIs(now: () => number, count: number): Promise<void> {
     try {
-      await this.until(() => this.descriptors === count, "");
+      await this.until(() => now() === count, "");
     } catch {
-      assert.equal(this.descriptors, count, "descriptors of the daemon");
+      assert.equal(now(), count, "descriptors of the daemon");
     }
   }
 
@@ -117,6 +156,7 @@ export class Daemon {
       assert.deepEqual({ code, signal }, { code: 0, signal: null }, this.log);
     } finally {
       clearTimeout(timer);
+      this.undo();
       // A guest may have left directories that nobody but root can look into.
       new Deno.Command("chmod", { args: ["-R", "u+rwx", this.dir], stderr: "null" }).outputSync();
       Deno.removeSync(this.dir, { recursive: true });

@@ -7,7 +7,7 @@ import * as op from "../../bench/fuse_opcodes.ts";
 import { EBADF, EINVAL, ENOENT, ENOTDIR } from "../../ffi/errno.ts";
 import { DT_DIR, DT_FIFO, DT_LNK, DT_REG, S_IFIFO } from "../../ffi/stat_layout.ts";
 import { direntplusSize, direntSize } from "../../fs/wire.ts";
-import { withDaemon } from "./daemon.ts";
+import { byHandle, withDaemon } from "./daemon.ts";
 import { assertAttr, hostStat } from "./host_stat.ts";
 
 const ROOT = 1;
@@ -66,9 +66,9 @@ withDaemon("Directories", { session: { memory: 128 << 20 } }, async (daemon, { c
     }
   });
   await step("READDIRPLUS counts a lookup for each node that it gives", async () => {
-    const before = daemon.descriptors;
+    const before = daemon.files;
     const { entries } = client.list(many, true, 65536);
-    await daemon.descriptorsAre(before + MANY);
+    await daemon.filesAre(before + MANY);
     const again = client.list(many, true, 65536).entries;
     const given = entries.filter((one) => !isDots(one)).map(({ entry }) => entry!.nodeid);
     assert.deepEqual(again.filter((one) => !isDots(one)).map(({ entry }) => entry!.nodeid), given);
@@ -78,10 +78,10 @@ withDaemon("Directories", { session: { memory: 128 << 20 } }, async (daemon, { c
     for (let i = 0; i < MANY; i += 500) {
       client.batchForget(given.slice(i, i + 500).map((nodeid) => ({ nodeid, lookups: 2 })));
     }
-    await daemon.descriptorsAre(before);
+    await daemon.filesAre(before);
     assert.equal(client.getattr(given[0]).error, -ENOENT);
     assert.equal(client.getattr(given[MANY - 1]).error, -ENOENT);
-  });
+  }, byHandle);
   await step("READDIR of 3,000 entries, in pieces of any size", () => {
     for (const size of [48, 100, 1000, 4096, 65536, 1 << 20]) {
       const { error, entries } = client.list(many, false, size);

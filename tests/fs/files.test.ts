@@ -18,7 +18,7 @@ import {
   SEEK_SET,
 } from "../../ffi/stat_layout.ts";
 import type { GuestAddr } from "../../vq/device.ts";
-import { type Daemon, type Step, withDaemon } from "./daemon.ts";
+import { byHandle, type Daemon, type Step, withDaemon } from "./daemon.ts";
 import { hostStat } from "./host_stat.ts";
 import { random } from "./random.ts";
 
@@ -321,7 +321,7 @@ async function fileSteps(daemon: Daemon, session: Session, step: Step) {
     });
     assert.ok(flags.length >= 2, "the node and the open file");
     for (const one of flags) assert.equal(one & O_NONBLOCK, 0);
-  });
+  }, byHandle);
   await step("READ and WRITE of many at once do not mix their data", () => {
     client.setattr(file, { size: 0 });
     const blocks = Array.from({ length: 24 }, (_, i) => pattern(16384 + i, i));

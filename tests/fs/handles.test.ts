@@ -1,5 +1,6 @@
 // The handle table: what the guest knows by an fh.
 import assert from "node:assert/strict";
+import { viewAt } from "../../ffi/memory.ts";
 import { allocateHandles, HandleTable, KIND_DIR, KIND_FILE } from "../../fs/handles.ts";
 
 const table = () => new HandleTable(allocateHandles());
@@ -37,6 +38,22 @@ Deno.test("HandleTable.remove() works once, and the fh is stale from then on", (
   assert.equal(handles.remove(fh, 0, KIND_FILE), -1);
   assert.equal(handles.fd(fh, 0, KIND_FILE), -1);
   assert.equal(handles.open, 0);
+});
+
+Deno.test("HandleTable.remove() and clear() leave no descriptor in the slot: a load that comes too early finds none", () => {
+  const addr = allocateHandles();
+  const handles = new HandleTable(addr);
+  const words = new Int32Array(viewAt(addr, 4096));
+  const fresh = words.slice();
+  const holds = (fd: number) => words.some((word, i) => word !== fresh[i] && (word === fd || word === ~fd));
+  const fh = handles.insert(2000, KIND_FILE);
+  assert.ok(holds(2000));
+  assert.equal(handles.remove(fh, 0, KIND_FILE), 2000);
+  assert.ok(!holds(2000));
+  handles.insert(3000, KIND_DIR);
+  assert.ok(holds(3000));
+  handles.clear(() => {});
+  assert.ok(!holds(3000));
 });
 
 Deno.test("HandleTable.insert() into a slot used before gives another fh, 4096 times over", () => {

@@ -150,7 +150,8 @@ withDaemon("INIT and DESTROY", { session: { init: false, requestQueues: 2 } }, a
 });
 
 Deno.test("DeviceControl.reset() forgets a guest that went without DESTROY", async (t) => {
-  const daemon = await Daemon.start();
+  // In memory: on a disk helpers may start, which have descriptors of their own.
+  const daemon = await Daemon.start({ base: "/dev/shm" });
   try {
     Deno.writeTextFileSync(daemon.path("file"), "text");
     // The first guest starts threads, which keep descriptors of their own; with it go socket, memory, and kick and call of each queue.
@@ -191,7 +192,7 @@ Deno.test("DeviceControl.reset() forgets a guest that went without DESTROY", asy
 });
 
 const small = { requestQueues: 2, maxData: 4096 };
-withDaemon("Descriptors of the daemon", { session: small }, async (daemon, session, step) => {
+withDaemon("Descriptors of the daemon", { base: "/dev/shm", session: small }, async (daemon, session, step) => {
   const { client } = session;
   const second = new FuseClient(session.queues[2], { maxData: 4096 });
   for (let i = 0; i < 100; i++) Deno.writeTextFileSync(daemon.path(`f${i}`), "");

@@ -87,7 +87,7 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     assert.equal(setlk(1, F_UNLCK), 0);
   });
   await step("FLUSH drops its owner's locks, and the descriptor that held them", () => {
-    const before = daemon.descriptors;
+    const before = daemon.files;
     assert.equal(setlk(21, F_WRLCK), 0);
     assert.equal(setlk(22, F_WRLCK), -EAGAIN);
     assert.equal(client.flush(file, other, 22).error, 0);
@@ -96,7 +96,7 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     assert.equal(setlk(22, F_WRLCK), 0);
     assert.equal(client.flush(file, other, 22).error, 0);
     client.getattr(file);
-    assert.equal(daemon.descriptors, before);
+    assert.equal(daemon.files, before);
   });
   await step("RELEASE drops the locks of the guest's open file, at once", () => {
     for (let i = 0; i < 20; i++) {
@@ -169,6 +169,45 @@ withDaemon("Locks", { args, session: { requestQueues: 2 } }, async (daemon, sess
     session.close();
     await until(() => libc.fcntlLock(fd, 37, struct) === 0, "the lock to be free");
     libc.close(fd);
+  });
+});
+
+const crowded = { args: ["--posix-lock", "--thread-pool-size=1"], session: { requestQueues: 2 } };
+withDaemon("Waits for locks that nobody gives up", crowded, async (daemon, session, step) => {
+  const { client, frontend, queues } = session;
+  const second = new FuseClient(queues[2], { hiprio: queues[0] });
+  Deno.writeTextFileSync(daemon.path("file"), "");
+  /** Owner 1 has the lock, owners 2 and 3 wait for it on either queue; there is one helper, and it is owner 3's on the second. */
+  const block = () => {
+    const { nodeid } = client.lookup(ROOT, "file");
+    const { fh } = client.open(nodeid, 2);
+    assert.equal(client.request(op.FUSE_SETLK, nodeid, lk(fh, 1, F_WRLCK)).error, 0);
+    const held = second.start(op.FUSE_SETLKW, nodeid, lk(fh, 3, F_WRLCK));
+    assert.equal(second.getattr(nodeid).error, 0);
+    const queued = client.start(op.FUSE_SETLKW, nodeid, lk(fh, 2, F_WRLCK));
+    assert.equal(client.getattr(nodeid).error, 0);
+    return { held, queued };
+  };
+  await step("DESTROY and INIT end them, on all loops", () => {
+    for (const end of [() => client.destroy().error, () => client.init().error]) {
+      const { held, queued } = block();
+      assert.equal(end(), 0);
+      assert.equal(second.finish(held).error, -EINTR);
+      assert.equal(client.finish(queued).error, -EINTR);
+      assert.equal(client.init().error, 0);
+    }
+  });
+  await step("INTERRUPT and GET_VRING_BASE end one that no helper has begun", () => {
+    const { held, queued } = block();
+    client.interrupt(queued.unique);
+    assert.equal(client.finish(queued).error, -EINTR);
+    assert.equal(second.isDone(held), false);
+    const again = block().queued;
+    const base = frontend.stopQueue(1);
+    assert.equal(client.finish(again).error, -EINTR);
+    assert.equal(base, queues[1].usedIdx);
+    frontend.startQueue(queues[1], { base });
+    assert.equal(client.statfs().error, 0);
   });
 });
 

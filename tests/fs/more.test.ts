@@ -25,7 +25,7 @@ withDaemon("Newer operations", {}, async (daemon, { client }, step) => {
     for (let i = 0; i < 3; i++) {
       client.request(COPY_FILE_RANGE, from, bytes(u64(source, 0, to, target, 0), u64(1, 0)), 8);
     }
-    const before = daemon.descriptors;
+    const before = daemon.files;
     Deno.truncateSync(path("to"), 0);
     for (const [opcode, size] of [[COPY_FILE_RANGE, 8], [COPY_FILE_RANGE_64, 8]]) {
       const copy = (len: number | bigint, offIn = 5, offOut = 3, fh = source) =>
@@ -44,7 +44,7 @@ withDaemon("Newer operations", {}, async (daemon, { client }, step) => {
       );
       Deno.truncateSync(path("to"), 0);
     }
-    await daemon.descriptorsAre(before);
+    await daemon.filesAre(before);
   });
   await step("TMPFILE makes a file without a name, and LINK gives it one", () => {
     const reply = client.request(TMPFILE, ROOT, bytes(u32(O_RDWR, 0o100640, 0, 0), names("x")), ENTRY_BYTES + 16);
@@ -180,7 +180,7 @@ withDaemon("Set-user-ID bits with HANDLE_KILLPRIV_V2", killpriv, async (daemon, 
   });
 });
 
-const few = { args: ["--rlimit-nofile", "1000"] };
+const few = { args: ["--rlimit-nofile", "1000", "--inode-file-handles", "never"] };
 withDaemon("Few descriptors", few, async (daemon, { client }, step) => {
   await step(
     "a creation that would find none for its node is refused before the name is made, and goes on after FORGET",

@@ -27,7 +27,7 @@ import {
   S_IFREG,
   S_IFSOCK,
 } from "../../ffi/stat_layout.ts";
-import { needsMounts, needsRoot, withDaemon } from "./daemon.ts";
+import { byHandle, needsMounts, needsRoot, withDaemon } from "./daemon.ts";
 import { assertAttr, hostStat } from "./host_stat.ts";
 
 const ROOT = 1;
@@ -95,7 +95,7 @@ withDaemon("LOOKUP", {}, async (daemon, { client }, step) => {
     assert.notEqual(second.nodeid, first.nodeid);
     // The first is still there for who knows it.
     assert.deepEqual([client.getattr(first.nodeid).error, client.getattr(first.nodeid).attr.nlink], [0, 0]);
-  });
+  }, byHandle);
   await step("LOOKUP takes any byte in a name but slash and NUL", () => {
     const odd = Uint8Array.of(0xff, 0xfe, 0x0a, 0x01, 0x20, 0x80);
     const made = client.request(op.FUSE_MKDIR, ROOT, bytes(u32(0o755, 0), odd, Uint8Array.of(0)), 128);

@@ -1,6 +1,7 @@
 /** One loop of tests/fs/nodes.test.ts: looks up and forgets the same few inodes as the others do, at random, and says what it saw. */
 import type { HostAddr } from "../../ffi/memory.ts";
-import { NodeTable } from "../../fs/nodes.ts";
+import { FileHandle } from "../../fs/file_handle.ts";
+import { NEEDS_HANDLE, NodeTable } from "../../fs/nodes.ts";
 import { random } from "./random.ts";
 
 export interface Job {
@@ -13,12 +14,16 @@ export interface Job {
   loops: number;
   /** Forgets what is not its own too, as a hostile guest does. */
   hostile: boolean;
+  /** Makes every second node by handle. */
+  handles: boolean;
 }
 
 export interface Seen {
   /** Descriptors that the table took, and those that it gave back. */
   taken: number[];
   retired: number[];
+  /** Nodes made by handle, less those that were forgotten. */
+  byHandle: number;
   complaints: string[];
 }
 
@@ -26,17 +31,30 @@ const TYPE = 0o100000;
 
 export const inode = (n: number) => ({ inoLo: n * 7919, inoHi: n, dev: 3, mount: 9 });
 
-function hammer({ addr, seed, rounds, inodes, gate, loops, hostile }: Job): Seen {
+/** A handle, a different one for each number: of 12 bytes, or of 40 that differ in the last ones alone. */
+export function handleOf(n: number, long = false): FileHandle {
+  const handle = new FileHandle();
+  if (long) handle.get(new Int32Array([1 << 8 | 40, 1, 2, 3, 4, 5, 6, 7, 8, 9, n]), 0, 7);
+  else handle.get(new Int32Array([1 << 8 | 12, n, ~n, 7, 0, 0, 0, 0, 0, 0, 0]), 0, 7);
+  return handle;
+}
+
+function hammer({ addr, seed, rounds, inodes, gate, loops, hostile, handles }: Job): Seen {
   const nodes = new NodeTable(addr);
   const next = random(seed);
-  const seen: Seen = { taken: [], retired: [], complaints: [] };
+  const seen: Seen = { taken: [], retired: [], byHandle: 0, complaints: [] };
   const held = Array.from({ length: inodes }, () => ({ lo: 0, hi: 0, count: 0 }));
-  const retire = (fd: number) => void seen.retired.push(fd);
+  const retire = (fd: number) => void (fd < 0 ? seen.byHandle-- : seen.retired.push(fd));
   let fd = seed * 1_000_000;
   const lookup = (n: number) => {
     let slot = nodes.acquire(inode(n), retire);
-    if (slot === 0) {
+    if (slot === NEEDS_HANDLE) slot = nodes.acquire(inode(n), retire, handleOf(n));
+    if (slot === 0 && handles && next(2)) {
+      slot = nodes.insert(inode(n), -1, TYPE, handleOf(n));
+      if (nodes.inserted) seen.byHandle++;
+    } else if (slot === 0) {
       slot = nodes.insert(inode(n), ++fd, TYPE);
+      if (slot === NEEDS_HANDLE) slot = nodes.insert(inode(n), fd, TYPE, handleOf(n));
       if (nodes.inserted) seen.taken.push(fd);
     }
     const mine = held[n];

@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { type HostAddr, viewAt } from "../../ffi/memory.ts";
 import { S_IFCHR, S_IFDIR, S_IFREG, S_IFSOCK } from "../../ffi/stat_layout.ts";
-import { allocateNodes, fdOf, type Identity, NodeTable, ROOT, typeOf } from "../../fs/nodes.ts";
-import { inode, type Job, type Seen } from "./node_worker.ts";
+import { FileHandle } from "../../fs/file_handle.ts";
+import { allocateNodes, fdOf, hasFd, type Identity, NEEDS_HANDLE, NodeTable, ROOT, typeOf } from "../../fs/nodes.ts";
+import { handleOf, inode, type Job, type Seen } from "./node_worker.ts";
 
 const ROOT_FD = 3;
 const CARRY = 2 ** 30;
@@ -15,6 +16,8 @@ const id = (ino: number, more: Partial<Identity> = {}): Identity => ({
   mount: 7,
   ...more,
 });
+
+const fdAt = (nodes: NodeTable, slot: number) => fdOf(nodes.held(slot));
 
 /** A table with a root, and the descriptors that it gave back. */
 function table() {
@@ -36,7 +39,7 @@ function countOf(addr: HostAddr, ino: number): { words: Int32Array; at: number }
 Deno.test("NodeTable.setRoot() makes nodeid 1 known, whatever is forgotten", () => {
   const { nodes, retired, retire } = table();
   assert.equal(nodes.find(1, 0), ROOT);
-  assert.equal(nodes.fd(ROOT), ROOT_FD);
+  assert.equal(fdAt(nodes, ROOT), ROOT_FD);
   assert.equal(nodes.type(ROOT), S_IFDIR);
   nodes.forget(1, 0, 2 ** 64, retire);
   assert.equal(nodes.find(1, 0), ROOT);
@@ -69,7 +72,7 @@ Deno.test("NodeTable.insert() makes one node of one inode, and counts the lookup
   assert.ok(!nodes.inserted, "the second descriptor stays the caller's");
   assert.equal(nodes.acquire(id(10), retire), slot);
   assert.equal(nodes.known, 1);
-  assert.equal(nodes.fd(slot), 20);
+  assert.equal(fdAt(nodes, slot), 20);
   const hi = nodes.generation(slot);
   nodes.forget(slot, hi, 1, retire);
   nodes.forget(slot, hi, 1, retire);
@@ -90,13 +93,13 @@ Deno.test("NodeTable.acquire() tells files by inode, device and mount", () => {
   ids.forEach((one, i) => assert.equal(nodes.acquire(one, retire), slots[i]));
 });
 
-Deno.test("NodeTable.file() keeps descriptor and type of any kind of file", () => {
+Deno.test("NodeTable.held() keeps descriptor and type of any kind of file", () => {
   const { nodes } = table();
-  for (const [ino, fd, type] of [[10, 0, S_IFSOCK], [11, 2 ** 27 - 1, S_IFCHR], [12, 1_000_000, S_IFREG]]) {
-    const file = nodes.file(nodes.insert(id(ino), fd, type));
+  for (const [ino, fd, type] of [[10, 0, S_IFSOCK], [11, 2 ** 27 - 2, S_IFCHR], [12, 1_000_000, S_IFREG]]) {
+    const file = nodes.held(nodes.insert(id(ino), fd, type));
     assert.deepEqual([fdOf(file), typeOf(file)], [fd, type]);
   }
-  assert.equal(nodes.insert(id(13), 2 ** 27, S_IFREG), 0, "a descriptor that does not fit is refused");
+  assert.equal(nodes.insert(id(13), 2 ** 27 - 1, S_IFREG), 0, "a descriptor that does not fit is refused");
 });
 
 Deno.test("NodeTable.forget() of more than the count is the count", () => {
@@ -185,7 +188,7 @@ Deno.test("NodeTable.clear() closes every node's descriptor but the root's, and 
   assert.equal(nodes.known, 0);
   for (const [lo, hi] of ids) assert.equal(nodes.find(lo, hi), 0);
   assert.equal(nodes.find(1, 0), ROOT);
-  assert.equal(nodes.fd(ROOT), ROOT_FD);
+  assert.equal(fdAt(nodes, ROOT), ROOT_FD);
   assert.equal(nodes.acquire(id(2), retire), ROOT);
   // New nodes in the same slots have other nodeids.
   for (let i = 0; i < 1000; i++) nodes.insert(id(5000 + i), 3000 + i, S_IFREG);
@@ -208,8 +211,61 @@ Deno.test("NodeTable is one table for two loops", () => {
   assert.notEqual(other.insert(id(12), 22, S_IFREG), nodes.insert(id(13), 23, S_IFREG));
 });
 
+Deno.test("NodeTable.acquire() tells files of one inode number by their handles, where no descriptor is held", () => {
+  for (const long of [false, true]) {
+    const { nodes, retire } = table();
+    const [first, second] = [handleOf(1, long), handleOf(2, long)];
+    const old = nodes.insert(id(10), -1, S_IFREG, first);
+    assert.deepEqual([nodes.inserted, hasFd(nodes.held(old)), typeOf(nodes.held(old))], [true, false, S_IFREG]);
+    assert.deepEqual([nodes.known, nodes.holding], [1, 0]);
+    assert.equal(nodes.acquire(id(11), retire), 0, "another number is another file");
+    assert.equal(nodes.acquire(id(10), retire), NEEDS_HANDLE);
+    assert.equal(nodes.acquire(id(10), retire, first), old);
+    assert.equal(nodes.acquire(id(10), retire, second), 0);
+    assert.equal(nodes.acquire(id(10), retire, new FileHandle()), 0, "a handle that is not known is none");
+    assert.equal(nodes.insert(id(10), 20, S_IFREG), NEEDS_HANDLE);
+    assert.equal(nodes.insert(id(10), -1, S_IFREG, first), old);
+    const fresh = nodes.insert(id(10), -1, S_IFDIR, second);
+    assert.notEqual(fresh, old);
+    assert.equal(nodes.acquire(id(10), retire, first), old);
+    assert.equal(nodes.acquire(id(10), retire, second), fresh);
+    assert.equal(nodes.known, 2);
+    const copy = new FileHandle();
+    nodes.handle(fresh, copy);
+    assert.equal(nodes.acquire(id(10), retire, copy), fresh);
+    nodes.clear(() => assert.fail("no descriptor is held"));
+    assert.equal(nodes.acquire(id(10), retire, copy), 0);
+  }
+});
+
+Deno.test("NodeTable.acquire() needs no handle where a descriptor pins the inode", () => {
+  const { nodes, retired, retire } = table();
+  const old = nodes.insert(id(10), -1, S_IFREG, handleOf(1));
+  const held = nodes.insert(id(10), 20, S_IFREG, handleOf(2));
+  assert.ok(nodes.inserted && held !== old);
+  assert.deepEqual([nodes.known, nodes.holding], [2, 1]);
+  assert.equal(nodes.acquire(id(10), retire), held);
+  const mounts: number[] = [];
+  nodes.forget(held, nodes.generation(held), 9, retire);
+  nodes.forget(old, nodes.generation(old), 9, (fd, mount) => void mounts.push(fd, mount));
+  assert.deepEqual([retired, mounts], [[20], [-1, 7]]);
+  assert.deepEqual([nodes.known, nodes.holding], [0, 0]);
+  assert.equal(nodes.acquire(id(10), retire), 0);
+});
+
+Deno.test("NodeTable.handle() copies what was put, and nothing from a slot that names nothing", () => {
+  const { nodes, retire } = table();
+  const slot = nodes.insert(id(10, { mount: 77 }), -1, S_IFDIR, handleOf(5));
+  const copy = new FileHandle();
+  assert.equal(nodes.handle(slot, copy), nodes.held(slot));
+  assert.equal(nodes.mount, 77);
+  assert.equal(nodes.acquire(id(10, { mount: 77 }), retire, copy), slot, "it is the same handle");
+  nodes.forget(slot, nodes.generation(slot), 9, retire);
+  assert.equal(nodes.handle(slot, copy), 0);
+});
+
 /** Lets two Workers at the same table, and returns what they saw. */
-async function race(hostile: boolean, inodes: number, rounds: number) {
+async function race(hostile: boolean, inodes: number, rounds: number, handles = false) {
   const { addr, nodes } = table();
   const gate = new Int32Array(new SharedArrayBuffer(4));
   const loops = 2;
@@ -218,12 +274,13 @@ async function race(hostile: boolean, inodes: number, rounds: number) {
     return new Promise<Seen>((resolve, reject) => {
       worker.onmessage = ({ data }) => resolve(data);
       worker.onerror = (event) => reject(new Error(event.message));
-      worker.postMessage({ addr, seed, rounds, inodes, gate, loops, hostile } satisfies Job);
+      worker.postMessage({ addr, seed, rounds, inodes, gate, loops, hostile, handles } satisfies Job);
     }).finally(() => worker.terminate());
   }));
   const taken = seen.flatMap((one) => one.taken).sort((a, b) => a - b);
   const retired = seen.flatMap((one) => one.retired).sort((a, b) => a - b);
-  return { nodes, taken, retired, complaints: seen.flatMap((one) => one.complaints) };
+  const byHandle = seen.reduce((sum, one) => sum + one.byHandle, 0);
+  return { nodes, taken, retired, byHandle, complaints: seen.flatMap((one) => one.complaints) };
 }
 
 Deno.test("NodeTable loses no node and closes each descriptor once when two Workers look up and forget", async () => {
@@ -234,12 +291,20 @@ Deno.test("NodeTable loses no node and closes each descriptor once when two Work
   assert.deepEqual(retired, taken);
 });
 
+Deno.test("NodeTable loses no node when two Workers make some by descriptor and some by handle", async () => {
+  const { nodes, taken, retired, byHandle, complaints } = await race(false, 12, 400_000, true);
+  assert.deepEqual(complaints, []);
+  assert.deepEqual([nodes.known, nodes.holding, byHandle], [0, 0, 0]);
+  assert.ok(taken.length > 500, `${taken.length} nodes held a descriptor`);
+  assert.deepEqual(retired, taken);
+});
+
 Deno.test("NodeTable stays whole when two Workers forget what is not theirs", async () => {
   const { nodes, taken, retired } = await race(true, 2, 1_000_000);
   const left: number[] = [];
   for (let n = 0; n < 2; n++) {
     const slot = nodes.acquire(inode(n), () => {});
-    if (slot !== 0) left.push(nodes.fd(slot));
+    if (slot !== 0) left.push(fdAt(nodes, slot));
   }
   assert.equal(nodes.known, left.length);
   assert.deepEqual([...retired, ...left].sort((a, b) => a - b), taken);

@@ -4,7 +4,7 @@ import { WriteWatch } from "../../fs/write_watch.ts";
 /** Runs `body` with a watch whose clock stands still but for `pass`, in milliseconds. */
 function withClock(body: (pass: (ms: number) => void, watch: WriteWatch) => void) {
   let time = 1000;
-  body((ms) => void (time += ms), new WriteWatch(() => time));
+  body((ms) => void (time += ms), new WriteWatch(8, 2, () => time));
 }
 
 /** Some writes of a duration each. */

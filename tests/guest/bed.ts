@@ -1,7 +1,7 @@
 /** What a test of the share needs: a folder, a daemon that shares a part of it, and a guest that has the share mounted. */
 import assert from "node:assert/strict";
 import { Daemon, TAG } from "./daemon.ts";
-import { Guest, type Kind, setUp } from "./guest.ts";
+import { type BootOptions, Guest, type Kind, setUp } from "./guest.ts";
 import { OPS_SCRIPT } from "./ops.ts";
 import { until } from "./poll.ts";
 import { removeTree } from "./tree.ts";
@@ -15,6 +15,8 @@ export class Bed {
   cache = "";
   /** The guest's memory, where the usual is too little. */
   memMib: number | undefined;
+  /** What else is unusual about the guest. */
+  machine: Pick<BootOptions, "kernel" | "cpus" | "queues" | "queueSize" | "qemu"> = {};
   daemon!: Daemon;
   guest!: Guest;
   /** The daemon's descriptors before the first guest came. */
@@ -43,7 +45,7 @@ export class Bed {
 
   async #start(): Promise<void> {
     try {
-      this.cache = await setUp(this.kind);
+      this.cache = await setUp(this.kind, this.machine.kernel);
       this.daemon = await Daemon.start(`${this.dir}/run`, this.shared, ...this.#options);
       this.#before = this.daemon.descriptors();
       await this.boot();
@@ -62,7 +64,7 @@ export class Bed {
   }
 
   /** Boots a guest; one that runs is killed. */
-  async boot(cpus = 1): Promise<void> {
+  async boot(cpus = this.machine.cpus ?? 1): Promise<void> {
     await this.guest?.kill();
     this.guest = await Guest.boot({
       kind: this.kind,
@@ -71,6 +73,7 @@ export class Bed {
       runDir: `${this.dir}/run`,
       files: [OPS_SCRIPT],
       memMib: this.memMib,
+      ...this.machine,
       cpus,
     });
   }

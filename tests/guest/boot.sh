@@ -1,6 +1,6 @@
 #!/bin/bash
 # boot.sh uml|kvm|tcg --dir RUNDIR [--socket S --tag T] (--run SCRIPT | --agent | --shell GREETING) [--add FILE]…
-#         [--mem MIB] [--cpus N] [--queues N] [--reboot]
+#         [--mem MIB] [--cpus N] [--queues N] [--reboot] [--kernel KERNEL] [--queue-size N] [--qemu ARGUMENT]…
 # Boots a guest with the vhost-user-fs device behind socket S mounted on /mnt, on this terminal or these pipes, and becomes it (exec):
 # killing this process kills the guest. RUNDIR is a folder for the guest's files; it is the caller's to delete.
 #   --run     run SCRIPT in the guest and power off; the console says "@ringfsd exit STATUS"
@@ -8,13 +8,15 @@
 #   --shell   a person's shell, which begins with the text of the file GREETING
 #   --add     put FILE into the guest's root folder
 #   --reboot  `reboot -f` in the guest resets the machine, instead of ending it (User-Mode Linux always does so)
+#   --kernel  a kernel that setup.sh knows, instead of this Debian's
+#   --qemu    an argument more for QEMU
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 die() { echo "guest: $*" >&2; exit 1; }
 
 kind=${1:-}
 shift || true
-dir='' socket='' tag='' mode='' script='' greeting='' mem=256 cpus=1 queues=1 reboot='' files=()
+dir='' socket='' tag='' mode='' script='' greeting='' mem=256 cpus=1 queues=1 reboot='' files=() kernel=() device='' qemu=()
 while [ $# -gt 0 ]; do
   case $1 in
     --agent) mode=agent && shift && continue ;;
@@ -31,13 +33,16 @@ while [ $# -gt 0 ]; do
     --mem) mem=$2 ;;
     --cpus) cpus=$2 ;;
     --queues) queues=$2 ;;
+    --queue-size) device=",queue-size=$2" ;;
+    --kernel) kernel=("$2") ;;
+    --qemu) qemu+=("$2") ;;
     *) die "unknown option $1: see the head of boot.sh" ;;
   esac
   shift 2
 done
 [ -n "$mode" ] || die "what shall the guest do? say --run, --agent or --shell"
 [ -d "$dir" ] || die "--dir must name a folder for the guest's files, not '$dir'"
-cache=$("$here/setup.sh" "$kind")
+cache=$("$here/setup.sh" "$kind" "${kernel[@]}")
 
 # The part of the initramfs that changes from boot to boot. The kernel unpacks archives that follow one another.
 tree=$dir/initramfs
@@ -73,12 +78,14 @@ case $kind in
     command=("$cache/uml/kernel" "${arguments[@]}")
     ;;
   kvm | tcg)
-    cp "$cache/pc/initrd" "$initrd"
+    parts=$cache/${kernel[0]:-pc}
+    cp "$parts/initrd" "$initrd"
     arguments=(-machine q35 -accel "$kind" -m "${mem}M" -smp "$cpus" -nodefaults -no-user-config -display none
       -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem"
-      -kernel "$cache/pc/kernel" -initrd "$initrd"
+      -kernel "$parts/kernel" -initrd "$initrd"
       -append "console=ttyS0 quiet loglevel=$loglevel panic=1 mitigations=off nokaslr random.trust_cpu=on")
-    [ "$kind" = tcg ] && arguments+=(-cpu max) || arguments+=(-cpu host)
+    # QEMU 7.2 emulates cmpxchg16b with flags that may be stale, which newer kernels' allocator does not survive for long.
+    [ "$kind" = tcg ] && arguments+=(-cpu "max,-cx16") || arguments+=(-cpu host)
     [ -n "$reboot" ] || arguments+=(-no-reboot)
     # signal=off leaves ^C to the guest; a person may also want QEMU's own keys (^A x ends it).
     if [ "$mode" = shell ]; then
@@ -88,8 +95,9 @@ case $kind in
     fi
     arguments+=(-serial chardev:con)
     [ -z "$socket" ] ||
-      arguments+=(-chardev "socket,id=fs,path=$socket" -device "vhost-user-fs-pci,chardev=fs,tag=$tag,num-request-queues=$queues")
-    command=(qemu-system-x86_64 "${arguments[@]}")
+      arguments+=(-chardev "socket,id=fs,path=$socket"
+        -device "vhost-user-fs-pci,chardev=fs,tag=$tag,num-request-queues=$queues$device")
+    command=(qemu-system-x86_64 "${arguments[@]}" "${qemu[@]}")
     ;;
 esac
 (cd "$tree" && find . | sort | "$cache/bin/busybox" cpio -o -H newc -R 0:0 2> /dev/null | gzip -1) >> "$initrd"

@@ -52,6 +52,10 @@ export class Daemon {
     return daemon;
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   get running(): boolean {
     return !this.#ended;
   }
@@ -71,6 +75,16 @@ export class Daemon {
 
   descriptorCount(): number {
     return [...this.descriptors().values()].reduce((sum, count) => sum + count, 0);
+  }
+
+  /** Bytes that each of the daemon's threads has read so far, by any call (rchar in proc_pid_io(5)). */
+  bytesRead(): Map<string, number> {
+    const threads = new Map<string, number>();
+    for (const { name } of Deno.readDirSync(`/proc/${this.#process.pid}/task`)) {
+      const counters = Deno.readTextFileSync(`/proc/${this.#process.pid}/task/${name}/io`);
+      threads.set(name, Number(/^rchar: (\d+)$/m.exec(counters)![1]));
+    }
+    return threads;
   }
 
   /** Ends the daemon: by SIGTERM, and when that has not done in 10 s, by force. Says which. */

@@ -7,6 +7,9 @@ const folder = new URL("./", import.meta.url).pathname;
 /** uml: User-Mode Linux. tcg: QEMU without hardware help. kvm: QEMU with it. */
 export type Kind = "uml" | "tcg" | "kvm";
 
+/** Kernels for QEMU other than this Debian's, as setup.sh names them: Debian 13's, and its larger sibling that has 9p. */
+export type Kernel = "linux-6.12" | "linux-6.12-9p";
+
 export interface BootOptions {
   kind: Kind;
   /** The daemon's socket; the share is mounted on /mnt. */
@@ -16,8 +19,15 @@ export interface BootOptions {
   runDir: string;
   /** Host files to put into the guest's root folder. */
   files?: string[];
-  /** CPUs, and a request queue for each, which guests use from Linux 6.11 on. User-Mode Linux has one. */
+  /** CPUs; and request queues, one for each CPU if not said, which guests use from Linux 6.11 on. User-Mode Linux has one. */
   cpus?: number;
+  queues?: number;
+  /** Descriptors of each queue; QEMU has a default. */
+  queueSize?: number;
+  /** This Debian's, if not said. */
+  kernel?: Kernel;
+  /** Further arguments for QEMU. */
+  qemu?: string[];
   /** The guest's memory; boot.sh has a default. */
   memMib?: number;
 }
@@ -28,9 +38,9 @@ export interface Result {
 }
 
 /** Puts kernel, busybox and initramfs of that kind into the cache, and returns the cache folder. */
-export async function setUp(kind: Kind): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(`${folder}setup.sh`, { args: [kind], stdin: "null" })
-    .output();
+export async function setUp(kind: Kind, kernel?: Kernel): Promise<string> {
+  const args = kernel ? [kind, kernel] : [kind];
+  const { success, stdout, stderr } = await new Deno.Command(`${folder}setup.sh`, { args, stdin: "null" }).output();
   const said = new TextDecoder().decode(stderr).trim();
   if (!success) throw new Error(said);
   if (said) console.error(said);
@@ -58,8 +68,10 @@ export class Guest {
    * Boots a guest and waits until it takes commands, the share mounted.
    * @throws Error with the end of the console when it has not come up after 90 s
    */
-  static async boot({ kind, socket, tag, runDir, files = [], cpus = 1, memMib }: BootOptions): Promise<Guest> {
-    await setUp(kind);
+  static async boot(options: BootOptions): Promise<Guest> {
+    const { kind, socket, tag, runDir, files = [], cpus = 1, queues = cpus, queueSize, memMib, kernel, qemu = [] } =
+      options;
+    await setUp(kind, kernel);
     // A session of its own: User-Mode Linux is many processes, which are killed as one group.
     const process = new Deno.Command("setsid", {
       args: [
@@ -68,7 +80,10 @@ export class Guest {
         ...["--dir", runDir, "--socket", socket, "--tag", tag],
         ...["--agent", "--reboot"],
         ...(memMib ? ["--mem", String(memMib)] : []),
-        ...["--cpus", `${cpus}`, "--queues", `${cpus}`],
+        ...["--cpus", `${cpus}`, "--queues", `${queues}`],
+        ...(queueSize ? ["--queue-size", `${queueSize}`] : []),
+        ...(kernel ? ["--kernel", kernel] : []),
+        ...qemu.flatMap((argument) => ["--qemu", argument]),
         ...files.flatMap((file) => ["--add", file]),
       ],
       stdin: "piped",
@@ -83,6 +98,11 @@ export class Guest {
       throw error;
     }
     return guest;
+  }
+
+  /** Of the guest's machine: boot.sh has become it. */
+  get pid(): number {
+    return this.#process.pid;
   }
 
   async #ready(): Promise<void> {
@@ -125,7 +145,13 @@ export class Guest {
     const marker = new RegExp(`\\n@ringfsd exit ${number} (\\d+)\\n`);
     const match = await this.#until(
       `the guest's "${command}"`,
-      () => marker.exec(this.console.text.slice(from)),
+      () => {
+        const said = this.console.text.slice(from);
+        if (said.includes("\nKernel panic") || said.includes("] Kernel panic")) {
+          throw new Error(`the guest's kernel died of "${command}":\n${this.console.tail(80)}`);
+        }
+        return marker.exec(said);
+      },
       timeoutMs,
     );
     return { status: Number(match[1]), output: this.console.text.slice(from, from + match.index) };

@@ -1,7 +1,10 @@
 #!/bin/bash
-# setup.sh uml|kvm|tcg: puts what a guest of that kind needs into the cache folder and prints that folder.
+# setup.sh uml|kvm|tcg [KERNEL]: puts what a guest of that kind needs into the cache folder and prints that folder.
 #   CACHE/bin/busybox              Debian's static busybox, for the guest and for scripts run on the host alike
 #   CACHE/{uml,pc}/{kernel,initrd} a kernel and an initramfs with busybox and the modules that mount virtiofs
+#   CACHE/KERNEL/{kernel,initrd}   the same with another kernel than this Debian's:
+#                                  linux-6.12     Debian 13's, as virtual machines in the cloud have it
+#                                  linux-6.12-9p  Debian 13's for any PC, which has 9p as well
 # Packages are downloaded and unpacked there, which needs no root; QEMU alone has too many libraries and is installed.
 # The cache is .cache/guest in the project, or $RINGFSD_TEST_CACHE; deleting it is always safe.
 set -euo pipefail
@@ -14,8 +17,16 @@ die() { say "$*"; exit 1; }
 kind=${1:-}
 case $kind in
   uml) flavour=uml ;;
-  kvm | tcg) flavour=pc ;;
+  kvm | tcg) flavour=${2:-pc} ;;
   *) die "which guest? say uml, kvm or tcg, not '$kind'" ;;
+esac
+# The suite that the kernel comes from, where that is not this Debian's.
+suite='' meta=linux-image-cloud-amd64 wanted="virtio_pci virtiofs"
+case $flavour in
+  uml | pc) ;;
+  linux-6.12) suite=trixie ;;
+  linux-6.12-9p) suite=trixie meta=linux-image-amd64 wanted="virtio_pci virtiofs 9pnet_virtio 9p" ;;
+  *) die "no such kernel: '$flavour'; see the head of setup.sh" ;;
 esac
 
 [ "$(uname -m)" = x86_64 ] || die "guest kernels are set up for x86_64 only, this is $(uname -m): use a virtual machine of your own"
@@ -38,13 +49,30 @@ apt_update() { # once; package lists may be missing altogether (container images
   apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
 }
 
+apt_options=(-qq)
+[ "$(id -u)" != 0 ] || apt_options+=(-o APT::Sandbox::User=root)
+
+use_suite() { # SUITE: from here on packages are those of another Debian, whose lists are kept apart from the system's
+  local apt=$scratch/apt mirror
+  mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list || true; } 2> /dev/null |
+    sed -n -E 's/^URIs: *([^ ]*).*/\1/p; s/^deb (\[[^]]*\] )?([^ ]*) .*/\2/p' | grep -m 1 '/debian/*$') ||
+    die "no mirror of Debian's in /etc/apt: a kernel of Debian's $1 cannot be had"
+  mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+  : > "$apt/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" > "$apt/sources.list"
+  apt_options+=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$apt/lists"
+    -o "Dir::Cache=$apt/cache" -o "Dir::State::status=$apt/status")
+  apt_updated=1
+  apt-get "${apt_options[@]}" -o Acquire::Languages=none update >&2 ||
+    die "cannot get the package lists of Debian's $1 from the mirror in /etc/apt"
+}
+
 download() { # PACKAGE FOLDER: download it and unpack it into FOLDER
-  local options=(-qq) debs=$scratch/debs-$1
-  [ "$(id -u)" != 0 ] || options+=(-o APT::Sandbox::User=root)
+  local debs=$scratch/debs-$1
   mkdir -p "$debs" "$2"
   say "downloading and unpacking Debian's $1 into $cache (nothing is installed)"
-  (cd "$debs" && apt-get "${options[@]}" download "$1" >&2) ||
-    { apt_update && (cd "$debs" && apt-get "${options[@]}" download "$1" >&2); } ||
+  (cd "$debs" && apt-get "${apt_options[@]}" download "$1" >&2) ||
+    { apt_update && (cd "$debs" && apt-get "${apt_options[@]}" download "$1" >&2); } ||
     die "cannot download Debian's package $1: run 'sudo apt-get update', then try again"
   dpkg -x "$debs"/*.deb "$2"
   rm -rf "$debs"
@@ -87,6 +115,10 @@ add_module() { # NAME: copies the module and what it depends on into the initram
   echo "$name.ko" >> "$tree/modules/order"
 }
 
+image_of() { # META: the package of the kernel that it stands for
+  apt-cache "${apt_options[@]}" depends "$1" 2> /dev/null | sed -n 's/^ *Depends: //p' | head -n 1
+}
+
 busybox=$cache/bin/busybox
 if [ ! -x "$busybox" ]; then
   root_of busybox-static
@@ -105,15 +137,14 @@ if [ ! -e "$cache/$flavour/initrd" ]; then
     modules=$root/usr/lib/uml/modules/$("$new/kernel" --version)
     wanted="virtiofs"
   else
-    meta=linux-image-cloud-amd64
-    image=$(apt-cache depends "$meta" 2> /dev/null | sed -n 's/^ *Depends: //p' | head -n 1)
-    [ -n "$image" ] || { apt_update && image=$(apt-cache depends "$meta" | sed -n 's/^ *Depends: //p' | head -n 1); } || true
+    [ -z "$suite" ] || use_suite "$suite"
+    image=$(image_of "$meta")
+    [ -n "$image" ] || { apt_update && image=$(image_of "$meta"); } || true
     [ -n "$image" ] || die "apt does not know $meta: run 'sudo apt-get update', then try again"
     download "$image" "$scratch/linux"
     cp "$scratch"/linux/boot/vmlinuz-* "$new/kernel"
     # /lib up to Debian 12, /usr/lib from 13 on.
     modules=$(dirname "$(find "$scratch/linux" -path '*lib/modules/*' -name modules.builtin -print -quit)")
-    wanted="virtio_pci virtiofs"
   fi
   : > "$tree/modules/order"
   for name in $wanted; do add_module "$name"; done

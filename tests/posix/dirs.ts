@@ -48,7 +48,7 @@ export function readdir(t: Suite): void {
 
 function many(t: Suite): void {
   const { sys } = t;
-  // Each known node costs the daemon a descriptor, of which there may be 20,000.
+  // 15,000 fit the descriptors of any daemon; more than that makes it use file handles.
   const count = t.options.large ? 100_000 : 15_000;
   const folder = t.folder(t.path("many"));
   const dir = sys.open(folder, c.O_RDONLY);

@@ -4,6 +4,11 @@ import { Virtqueue, type VirtqueueOptions } from "../../bench/driver.ts";
 import { GuestMemory, type RegionSpec } from "../../bench/guest_memory.ts";
 import { createEventfd, drain } from "../../ffi/eventfd.ts";
 import { libc } from "../../ffi/libc.ts";
+import {
+  IORING_SETUP_COOP_TASKRUN,
+  IORING_SETUP_SUBMIT_ALL,
+  IORING_SETUP_TASKRUN_FLAG,
+} from "../../ffi/uring_layout.ts";
 import { DeviceControl } from "../../vq/control.ts";
 import type { GuestAddr, QueueSetup } from "../../vq/device.ts";
 import type { Placement } from "../../vq/placement.ts";
@@ -11,6 +16,19 @@ import { LoopPool } from "../../vq/pool.ts";
 import { COUNT, type EchoConfig, OP } from "./echo_service.ts";
 
 export const DEADLINE_MS = 10_000;
+
+/**
+ * Flags of io_uring_setup(2) as kernels of some versions know them, and none for a kernel without: RINGFSD_TEST_RING names one, and
+ * every bed's loops are then as they would be on it.
+ */
+export const RING_FLAGS: Record<string, readonly number[]> = {
+  "5.13": [0],
+  "5.18": [IORING_SETUP_SUBMIT_ALL],
+  "5.19": [IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL],
+  plain: [],
+};
+const kernel = Deno.env.get("RINGFSD_TEST_RING");
+const ringFlags = kernel === undefined ? {} : { ringFlags: RING_FLAGS[kernel] };
 
 export interface BedOptions extends VirtqueueOptions {
   loops?: number;
@@ -139,6 +157,8 @@ export class Bed {
   readonly traffic: Traffic[];
   readonly errFd = createEventfd();
   readonly logs: string[] = [];
+  /** That there is no io_uring, which is no test's fault. */
+  readonly ringLogs: string[] = [];
   readonly fatal: string[] = [];
   readonly #counts: Int32Array;
 
@@ -149,7 +169,8 @@ export class Bed {
       { length: queues },
       (_, i) => new Traffic(Virtqueue.create(this.memory, i, { size: 16, ...options }), this.memory),
     );
-    const say = (message: string) => void this.logs.push(message);
+    const say = (message: string) =>
+      void (message.startsWith("io_uring is not available") ? this.ringLogs : this.logs).push(message);
     this.pool = new LoopPool({
       count: loops,
       helpers: 2,
@@ -159,6 +180,7 @@ export class Bed {
       log: { error: say, warn: say, info: say, debug: say },
       spawn: this.threads.spawn,
       onFatal: (_, reason) => void this.fatal.push(reason),
+      ...ringFlags,
     });
     this.#counts = new Int32Array(new SharedArrayBuffer(loops * COUNT.words * 4));
     this.control = this.device(0, { loopOf });

@@ -103,7 +103,9 @@ class EchoService implements Service {
     this.loop.finish(slot, this.#echo(slot));
   }
 
-  stopping(): void {}
+  stopping(slot: number, gone: boolean): void {
+    if (gone) this.loop.cancel(slot);
+  }
 
   reset(): void {
     Atomics.add(this.#counts, COUNT.resets, 1);
@@ -121,7 +123,7 @@ class EchoService implements Service {
 }
 
 if ("WorkerGlobalScope" in globalThis) {
-  runLoop(globalThis as unknown as LoopScope, (config, loop, device, bellFds) => {
-    return new EchoService(config as EchoConfig, loop, device, bellFds);
+  runLoop(globalThis as unknown as LoopScope, (config, host, device, bellFds) => {
+    return new EchoService(config as EchoConfig, host as Loop, device, bellFds);
   });
 }

@@ -92,6 +92,36 @@ Deno.test("settle() closes what can be closed, and does not wait for ever for th
   assert.ok(!isOpen(second));
 });
 
+Deno.test("retire() keeps apart as many as come, and closes each once", () => {
+  const [a, b, c] = loops(3);
+  // The last ones share a moment, for there are more than are told apart.
+  const first = createEventfd();
+  libc.close(first);
+  const open = new Set<number>();
+  b.enter();
+  for (let i = 0; i < 300; i++) {
+    if (i % 3 === 0) c.enter();
+    a.enter();
+    for (let k = 0; k < 2; k++) {
+      const fd = createEventfd();
+      assert.ok(!open.has(fd), "a number that waits was not closed");
+      open.add(fd);
+      a.retire(fd);
+    }
+    a.leave();
+    if (i % 3 === 1) c.leave();
+  }
+  assert.ok([...open].every(isOpen), "b never left");
+  b.leave();
+  b.enter();
+  a.enter();
+  a.leave();
+  assert.ok(![...open].some(isOpen), "its next batch is another matter");
+  assert.equal(a.waiting, false);
+  assert.equal(createEventfd(), first, "nothing is left open");
+  libc.close(first);
+});
+
 Deno.test("enter() and leave() count over 2^31", () => {
   const shared = new SharedArrayBuffer(graceBytes(2));
   const words = new Int32Array(shared);
@@ -110,4 +140,45 @@ Deno.test("enter() and leave() count over 2^31", () => {
     assert.ok(!isOpen(fd));
   }
   assert.ok(words[16] < 0);
+});
+
+Deno.test("retire() waits for a helper that is inside, and a loop that sleeps meanwhile is rung for", () => {
+  const shared = new SharedArrayBuffer(graceBytes(2, 3));
+  const [a, b] = [new Grace(shared, 0, 2), new Grace(shared, 1, 2)];
+  const helper = new Grace(shared, 3, 2);
+  const fd = createEventfd();
+  helper.enter();
+  a.enter();
+  a.retire(fd);
+  a.leave();
+  a.settle();
+  b.settle();
+  assert.ok(isOpen(fd));
+  helper.leave();
+  const rung: number[] = [];
+  helper.sleepers((loop) => rung.push(loop));
+  assert.deepEqual(rung, [0], "b has nothing to close");
+  a.collect();
+  assert.ok(!isOpen(fd));
+  helper.sleepers((loop) => rung.push(loop));
+  assert.equal(rung.length, 1);
+});
+
+Deno.test("retire() keeps any number while a helper stays inside, and closes all of them then", () => {
+  const shared = new SharedArrayBuffer(graceBytes(1, 1));
+  const loop = new Grace(shared, 0, 1);
+  const helper = new Grace(shared, 1, 1);
+  helper.enter();
+  const fds = Array.from({ length: 100 }, () => createEventfd());
+  for (const fd of fds) {
+    loop.enter();
+    loop.retire(fd);
+    loop.leave();
+  }
+  assert.ok(fds.every(isOpen));
+  helper.leave();
+  loop.enter();
+  loop.leave();
+  assert.ok(!fds.some(isOpen));
+  assert.equal(loop.waiting, false);
 });

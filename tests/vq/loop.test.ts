@@ -116,6 +116,20 @@ Deno.test("stopQueue() waits for requests in flight, takes no more, and says whe
   });
 });
 
+Deno.test("stopQueue() does not wait for ever: what has not ended after a time is cancelled", async () => {
+  await withGate(async (gate) => {
+    // On two loops: neither may wait for the other.
+    await using bed = await startedBed({ loops: 2, queues: 2 });
+    for (const traffic of bed.traffic) for (let i = 0; i < 3; i++) traffic.send(OP.READ_FD, gate);
+    await until(() => bed.count("handled", 0) === 3 && bed.count("handled", 1) === 3, "all taken");
+    await soon(bed.control.setMemory(bed.memory.regions), "the end of all requests");
+    for (const traffic of bed.traffic) await traffic.done();
+    const said = bed.logs.filter((line) => line.includes("3 request(s) do not end and are cancelled"));
+    assert.equal(said.length, 2, bed.logs.join("\n"));
+    for (const traffic of bed.traffic) await traffic.roundTrip();
+  });
+});
+
 Deno.test("stopQueue() lets other queues of the loop go on while it waits", async () => {
   await withGate(async (gate) => {
     await using bed = await startedBed({ queues: 3, loopOf: () => 0 });
@@ -397,27 +411,30 @@ Deno.test("a queue with nothing to do is left alone beside a busy one, and woken
   for (const eventIdx of [false, true]) {
     await using bed = await startedBed({ queues: 3, loopOf: () => 0, eventIdx });
     const [busy, ...quiet] = bed.traffic;
-    for (const traffic of quiet) await traffic.roundTrip();
+    const goOn = () => {
+      while (busy.sent.size < 12) busy.send(OP.NOP);
+      busy.collect();
+    };
     for (let round = 0; round < 20; round++) {
-      // Kept busy, the loop does not sleep; meanwhile it comes to leave the others, and their drivers are asked to kick.
-      const kicks = quiet.map(({ queue }) => queue.kicks);
-      for (let i = 0; i < 300; i++) {
-        while (busy.sent.size < 12) busy.send(OP.NOP);
-        busy.collect();
-      }
       for (const traffic of quiet) traffic.send(OP.ECHO);
-      for (const traffic of quiet) {
-        while (traffic.sent.size > 0) {
-          while (busy.sent.size < 12) busy.send(OP.NOP);
-          busy.collect();
-          traffic.collect();
-        }
+      const deadline = performance.now() + DEADLINE_MS;
+      while (quiet.some(({ sent }) => sent.size > 0)) {
+        goOn();
+        for (const traffic of quiet) traffic.collect();
+        assert.ok(performance.now() < deadline, `round ${round}: a kicked queue is not served`);
       }
-      quiet.forEach(({ queue }, i) => assert.ok(queue.kicks - kicks[i] <= 1));
+      // Kept busy, the loop does not sleep; meanwhile it comes to leave the others, and their drivers are asked to kick.
+      while (!quiet.every(({ queue }) => queue.wantsKick)) {
+        goOn();
+        assert.ok(
+          performance.now() < deadline,
+          `round ${round}: the loop goes on looking at queues with nothing to do`,
+        );
+      }
     }
     await busy.done();
-    const asked = quiet.reduce((sum, { queue }) => sum + queue.kicks, 0);
-    assert.ok(asked >= 20, `the two were kicked ${asked} times in 20 rounds`);
+    // The first found it looking, perhaps.
+    for (const { queue } of quiet) assert.ok(queue.kicks >= 19);
   }
 });
 
@@ -444,9 +461,10 @@ Deno.test("bell() is called on the loop that was rung, from whichever", async ()
   const [first, second] = bed.traffic;
   for (const [waiting, ringing, loop] of [[first, second, 0], [second, first, 1], [first, second, 0]] as const) {
     const bells = bed.count("bells", 1 - loop);
+    const handled = bed.count("handled", loop);
     waiting.send(OP.WAIT);
     waiting.send(OP.WAIT);
-    await until(() => bed.count("handled", loop) % 2 === 0, "both were taken");
+    await until(() => bed.count("handled", loop) === handled + 2, "both were taken");
     roundTrips(ringing, 1, OP.ECHO);
     ringing.send(OP.RING, loop);
     await ringing.done();
@@ -525,12 +543,13 @@ Deno.test("setMemory() says why it cannot, and then no queue runs", async () => 
 });
 
 Deno.test("reset() stops all queues, forgets memory and has the service forget once", async () => {
+  const mapped = () => Deno.readTextFileSync("/proc/self/maps").split("memfd:guest").length - 1;
+  const before = mapped();
   await using bed = await startedBed({ loops: 2, queues: 2 });
   for (const traffic of bed.traffic) roundTrips(traffic, 2);
   await soon(bed.control.reset(), "reset");
   assert.equal(bed.count("resets", 0) + bed.count("resets", 1), 1);
-  const maps = Deno.readTextFileSync("/proc/self/maps").split("\n").filter((line) => line.includes("memfd:guest"));
-  assert.equal(maps.length, bed.memory.regions.length, "the driver's own mappings remain");
+  assert.equal(mapped(), before + bed.memory.regions.length, "the driver's own mappings remain");
   await bed.start(2);
   for (const traffic of bed.traffic) roundTrips(traffic, 2);
 });

@@ -199,7 +199,9 @@ function confinement(given: Flags): Partial<Options> {
   return {
     ...(sandbox === undefined ? uidMap || gidMap ? { sandbox: "namespace" } : {} : { sandbox }),
     ...(seccomp === undefined ? {} : { seccomp }),
-    ...(changes.length === 0 ? {} : { capabilities: capabilitiesOf(changes) }),
+    ...(changes.length === 0 || (sandbox === "none" && modcaps === undefined)
+      ? {}
+      : { capabilities: capabilitiesOf(changes) }),
     ...(uidMap === undefined ? {} : { uidMap }),
     ...(gidMap === undefined ? {} : { gidMap }),
   };

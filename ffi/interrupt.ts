@@ -38,10 +38,11 @@ export function interrupt(thread: number): void {
   libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);
 }
 
-const SIG_BLOCK = 0;
-const SIG_UNBLOCK = 1;
 /** SIGHUP, SIGINT and SIGTERM, which tell the process to do something. */
 const REQUESTS = [1, 2, 15];
+/** SIG_BLOCK and SIG_UNBLOCK. */
+const HOLD = 0;
+const LET_GO = 1;
 
 /**
  * Has signals to the process wait, as far as the calling thread goes, or has it take them again. Over an execve(2) those that came wait, and
@@ -50,5 +51,5 @@ const REQUESTS = [1, 2, 15];
 export function holdSignals(hold: boolean): void {
   const set = new Uint8Array(128);
   for (const number of REQUESTS) set[(number - 1) >> 3] |= 1 << ((number - 1) & 7);
-  libc.pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, set, null);
+  libc.pthread_sigmask(hold ? HOLD : LET_GO, set, null);
 }

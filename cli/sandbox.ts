@@ -198,7 +198,10 @@ function programBinds(url: string): { binds: Bind[]; links: Link[] } {
   if (url.startsWith("file:")) {
     // Loops read the sources when they start.
     const source = decodeURIComponent(new URL(".", url).pathname).replace(/\/$/, "");
-    directories.push({ source, target: source, directory: true, recursive: true, executable: true });
+    const modules = real(`${source}/node_modules`);
+    for (const dir of [source, ...(modules === "" || modules.startsWith(`${source}/`) ? [] : [modules])]) {
+      directories.push({ source: dir, target: dir, directory: true, recursive: true, executable: true });
+    }
   }
   const self = `/proc/${Deno.pid}`;
   directories.push({ source: self, target: "/proc/self", directory: true });
@@ -240,6 +243,15 @@ function loaded(): string[] {
     paths.add(Deno.realPathSync(path.slice(0, slash)) + path.slice(slash));
   }
   return [...paths];
+}
+
+/** A path without links, or "" where there is nothing. */
+function real(path: string): string {
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return "";
+  }
 }
 
 function exists(path: string): boolean {

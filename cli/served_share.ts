@@ -24,7 +24,13 @@ export class ServedShare {
    */
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(options.reach?.dir ?? sharedDir, options.fs, pool.count);
+    const dir = options.reach?.dir ?? sharedDir;
+    try {
+      this.#config = openShare(dir, options.fs, pool.count);
+    } catch (error) {
+      // In a sandbox it has another name.
+      throw new Error((error as Error).message.replace(dir, sharedDir));
+    }
     this.#config.descriptors = OWN + Math.floor((this.#config.descriptors - OWN) / parts);
     this.#device = new DeviceControl({
       id,

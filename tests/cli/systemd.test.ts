@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Session } from "../../bench/session.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import { receive } from "../../ffi/socket.ts";
-import { Syslog } from "../../cli/syslog.ts";
+import { connectLog, Syslog } from "../../cli/syslog.ts";
 import { Place, Started, type StartOptions, useShare } from "./started.ts";
 
 const loadProgram = new URL("../../bench/load.ts", import.meta.url).pathname;
@@ -199,7 +199,7 @@ Deno.test("standardError() has priorities where the journal reads it, and nowher
 Deno.test("Syslog sends what syslog(3) does, and finds a logger that was started anew", () => {
   using place = new Place();
   const path = `${place.path}/log`;
-  const syslog = new Syslog("ringfsd", path);
+  const syslog = new Syslog("ringfsd", connectLog(path), path);
   assert.match(syslog.send("info", "nobody there"), /log: No such file/);
   const line = (priority: number, text: string) =>
     new RegExp(`^<${priority}>[A-Z][a-z]{2} [ 1-3]\\d \\d\\d:\\d\\d:\\d\\d ringfsd\\[${Deno.pid}\\]: ${text}$`);

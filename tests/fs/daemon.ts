@@ -195,10 +195,10 @@ export function withDaemon(
 }
 
 export const isRoot = Deno.uid() === 0;
-/** Why a step that makes devices or acts as other users cannot run, or "". */
-/** The host's mounts reach a sandbox where they are shared, as systemd has them, mount_namespaces(7). */
+/** Why a step cannot run that mounts below the share, or "": the host's mounts reach a sandbox where they are shared, as systemd has them, mount_namespaces(7). */
 export const needsMounts =
   sandbox !== "namespace" || / \/ \/ .* shared:/.test(Deno.readTextFileSync("/proc/self/mountinfo"))
     ? ""
     : "the host's mounts are private";
+/** Why a step that makes devices or acts as other users cannot run, or "". */
 export const needsRoot = isRoot ? "" : "needs root";

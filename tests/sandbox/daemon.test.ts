@@ -11,6 +11,7 @@ async function served(
   args: readonly string[],
   uid: number,
   body: (pid: number, share: string, guest: Session) => void | Promise<void>,
+  program: readonly string[] = [Deno.execPath(), "run", "-A", main],
 ): Promise<string> {
   const dir = Deno.makeTempDirSync({ prefix: "ringfsd-sandboxed-" });
   const share = `${dir}/share`;
@@ -19,8 +20,9 @@ async function served(
   Deno.chmodSync(dir, 0o755);
   Deno.chmodSync(share, 0o777);
   Deno.chownSync(dir, uid, uid);
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", main, "--socket-path", `${dir}/s`, "--shared-dir", share, "--num-request-queues=2", ...args],
+  const words = [...program.slice(1), "--socket-path", `${dir}/s`, "--shared-dir", share, "--num-request-queues=2"];
+  const child = new Deno.Command(program[0], {
+    args: [...words, ...args],
     ...(uid === 0 ? {} : { uid, gid: uid, cwd: "/", env: { HOME: "/" } }),
     stdin: "null",
     stderr: "piped",
@@ -143,6 +145,77 @@ test("--uid-map and --gid-map: the user is another in the guest", nobody, () => 
     assert.equal(guest.client.create(ROOT, "made").error, 0);
     assert.equal(Deno.lstatSync(`${share}/made`).uid, NOBODY.uid);
   });
+});
+
+const compiled = new URL("../../dist/ringfsd", import.meta.url).pathname;
+const noProgram = needsRoot || tried(compiled, ["--version"], {}, "needs dist/ringfsd: run ./compile.sh");
+
+test(
+  "--sandbox chroot: the root is empty, and nothing can be made in it",
+  noProgram,
+  () =>
+    served(["--sandbox", "chroot"], 0, (pid, share, guest) => {
+      assert.equal(guest.client.create(ROOT, "made").error, 0);
+      assert.ok(Deno.lstatSync(`${share}/made`).isFile);
+      assert.deepEqual([...Deno.readDirSync(`/proc/${pid}/root/`)], []);
+      assert.match(Deno.readLinkSync(`/proc/${pid}/root`), / \(deleted\)$/);
+      // Nobody can leave it: that would take CAP_SYS_CHROOT.
+      const seen = new Set(threads(pid, "CapEff", "NoNewPrivs", "Seccomp"));
+      assert.deepEqual([...seen], ["00000000880000db 1 2"]);
+      const own = namespaces("self");
+      assert.deepEqual(namespaces(pid), own);
+    }, [compiled]),
+);
+
+test("--rlimit-nofile is the limit in the sandbox", root, () =>
+  served(["--rlimit-nofile=4096"], 0, (pid) => {
+    const limits = Deno.readTextFileSync(`/proc/${pid}/limits`);
+    assert.match(limits, /^Max open files +4096 +4096 /m);
+  }));
+
+test("who is told to end before it serves ends with 0, whenever that is", root, async () => {
+  const dir = Deno.makeTempDirSync({ prefix: "ringfsd-early-" });
+  try {
+    for (let round = 0; round < 8; round++) {
+      const args = ["run", "-A", "--no-check", main, "--socket-path", `${dir}/s`, "--shared-dir", dir];
+      const child = new Deno.Command(Deno.execPath(), { args, stdin: "null", stderr: "null" }).spawn();
+      // From the moment on when there is a socket of this round's.
+      const listens = (line: string) => line.endsWith(` ${dir}/s`);
+      for (const end = performance.now() + DEADLINE_MS; performance.now() < end;) {
+        if (Deno.readTextFileSync("/proc/net/unix").split("\n").some(listens)) break;
+      }
+      await new Promise((resolve) => setTimeout(resolve, round * 20));
+      child.kill("SIGTERM");
+      const { code, signal } = await child.status;
+      assert.deepEqual([code, signal], [0, null], `round ${round}`);
+    }
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
+});
+
+test("--uid-map of a range asks newuidmap(1), and one that it refuses is refused in a line", nobody, async () => {
+  const dir = Deno.makeTempDirSync({ prefix: "ringfsd-map-" });
+  Deno.chmodSync(dir, 0o777);
+  try {
+    for (const name of ["newuidmap", "newgidmap"]) {
+      const script = `#!/bin/sh\necho "$0 $*" >> ${dir}/asked\necho "$0: not allowed" >&2\nexit 1\n`;
+      Deno.writeTextFileSync(`${dir}/${name}`, script);
+      Deno.chmodSync(`${dir}/${name}`, 0o755);
+    }
+    const maps = ["--uid-map=:0:100000:65536:", "--gid-map=:0:200000:65536:"];
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", main, "--socket-path", `${dir}/s`, "--shared-dir", dir, ...maps],
+      ...NOBODY,
+      env: { HOME: "/", PATH: `${dir}:/usr/bin:/bin` },
+    }).output();
+    assert.equal(code, 1);
+    assert.match(new TextDecoder().decode(stderr), /^ringfsd: error: [^\n]*user namespace[^\n]*\n$/);
+    const asked = Deno.readTextFileSync(`${dir}/asked`);
+    assert.match(asked, /newuidmap \d+ 0 100000 65536/);
+  } finally {
+    Deno.removeSync(dir, { recursive: true });
+  }
 });
 
 Deno.test("--sandbox none --seccomp none leaves the process as it was started", () =>

@@ -15,7 +15,7 @@ const HELP = `usage: deno run -A bench/sandbox.ts [options]
   --depth N          its requests in flight [32]
   --rounds N         rounds, of which the median counts [9]
   --seconds S        measured time of each run [2]
-  --options WORDS    how the confined daemon is started [--sandbox namespace --seccomp kill]
+  --options=WORDS    how the confined daemon is started [--sandbox namespace --seccomp kill]
   --ringfsd COMMAND  how to start ringfsd [dist/ringfsd, or else main.ts]`;
 
 const FILE_BYTES = 64 << 20;

@@ -159,6 +159,8 @@ async function start(
   socketPaths: readonly string[],
   timeoutMs = 10_000,
 ): Promise<Running> {
+  // One that was in a sandbox has left its socket's file.
+  for (const path of socketPaths) if (isSocket(path)) Deno.removeSync(path);
   const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
   let text = "";
   let ended = false;

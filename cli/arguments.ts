@@ -14,12 +14,8 @@ export interface Shape {
   negated: boolean;
 }
 
-const NO_NAMESPACE = "is not there yet: ringfsd makes no user namespace; --translate-uid and --translate-gid may do";
 /** Options of virtiofsd's that are refused, and what to do. */
 const REFUSED: ReadonlyMap<string, string> = new Map([
-  ["modcaps", "is not there yet: ringfsd keeps the capabilities that it was started with"],
-  ["uid-map", NO_NAMESPACE],
-  ["gid-map", NO_NAMESPACE],
   ["posix-acl-create-fallback", "is not there: a file is created with the guest's rights or not at all"],
   ["daemonize", "is not there: ringfsd stays in the foreground, have a service manager start it"],
 ]);

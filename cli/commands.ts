@@ -2,7 +2,6 @@
  * What ringfsd does besides serving: `ringfsd COMMAND …`. Each command is a module of its own; one that serves or asks is found here
  * by its name alone, before the daemon's own options are read, so that these stay as virtiofsd's.
  */
-import type { LoopThread } from "../vq/pool.ts";
 import { readWords, type Usage } from "./parser.ts";
 
 /** What a command has to do with. */
@@ -11,8 +10,8 @@ export interface Io {
   say: (text: string) => void;
   /** Writes a line to standard error; it ends with a line end. */
   complain: (text: string) => void;
-  /** Starts a loop's thread. */
-  spawn: () => LoopThread;
+  /** The module that a loop's thread runs. */
+  url: string;
 }
 
 export interface Command<Given = unknown> extends Usage {

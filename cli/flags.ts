@@ -2,7 +2,9 @@
 import type { CachePolicy } from "../fs/config.ts";
 import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
+import { CAPABILITIES } from "../ffi/capabilities.ts";
 import { cpuList, cpuLists } from "./cpus.ts";
+import { type IdRange, readRange } from "./user_namespace.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
 export type LogLevel = typeof LOG_LEVELS[number];
@@ -22,6 +24,9 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "rlimit-nofile",
   "sandbox",
   "seccomp",
+  "modcaps",
+  "uid-map",
+  "gid-map",
   "log-level",
   "syslog",
   "print-capabilities",
@@ -52,7 +57,7 @@ export interface Flags {
   flock: boolean;
   "preserve-noatime": boolean;
   "announce-submounts": boolean;
-  "inode-file-handles": "never" | "fallback" | "prefer" | "mandatory";
+  "inode-file-handles"?: "never" | "fallback" | "prefer" | "mandatory";
   "translate-uid"?: string[];
   "translate-gid"?: string[];
   "num-request-queues"?: number;
@@ -62,8 +67,11 @@ export interface Flags {
   "poll-max-us": number;
   "rlimit-nofile"?: number;
   "exit-on-disconnect": boolean;
-  sandbox?: string;
-  seccomp?: string;
+  sandbox?: "namespace" | "chroot" | "none";
+  seccomp?: "kill" | "log" | "trap" | "none";
+  modcaps?: string[];
+  "uid-map"?: IdRange;
+  "gid-map"?: IdRange;
   "migration-mode"?: "find-paths" | "file-handles";
   "migration-on-error"?: "abort" | "guest-error";
   "migration-verify-handles": boolean;
@@ -91,11 +99,24 @@ function tag(input: string): string {
   return input;
 }
 
-/** Takes only what there is. */
-function onlyNone(name: string, instead: string): (input: string) => string {
+/** Reads +NAME:-NAME:…, names of capabilities without CAP_. */
+function capabilityChanges(input: string): string[] {
+  const changes = input.toLowerCase().split(":").filter((one) => one !== "");
+  for (const change of changes) {
+    if (!/^[+-]\w+$/.test(change)) throw new Error(`--modcaps takes +NAME:-NAME:…, not ${JSON.stringify(change)}`);
+    const name = change.slice(1);
+    if (!CAPABILITIES.includes(name)) throw new Error(`--modcaps: there is no capability ${name}`);
+  }
+  return changes;
+}
+
+function idRange(name: string): (input: string) => IdRange {
   return (input) => {
-    if (input === "none") return input;
-    throw new Error(`--${name} ${input} is not there yet: ${instead} and give --${name} none`);
+    try {
+      return readRange(input);
+    } catch (error) {
+      throw new Error(`--${name} ${(error as Error).message}`);
+    }
   };
 }
 
@@ -171,7 +192,7 @@ export const flags = {
   "inode-file-handles": {
     kind: "enum",
     values: ["never", "fallback", "prefer", "mandatory"],
-    default: "prefer",
+    optional: true,
     brief: "Files are known by file handle: none, where descriptors are scarce, or all; fallback is prefer",
   },
   "translate-uid": {
@@ -229,8 +250,25 @@ export const flags = {
     "End when the front end goes, rather than wait for the next; the default where ringfsd is called virtiofsd",
     false,
   ),
-  sandbox: text("none", onlyNone("sandbox", "confine ringfsd from outside"), "Only none, so far"),
-  seccomp: text("none", onlyNone("seccomp", "confine ringfsd from outside"), "Only none, so far"),
+  sandbox: {
+    kind: "enum",
+    values: ["namespace", "chroot", "none"],
+    optional: true,
+    brief: "How to confine the daemon [default: namespace, or what can be had]",
+  },
+  seccomp: {
+    kind: "enum",
+    values: ["kill", "log", "trap", "none"],
+    optional: true,
+    brief: "At a system call that the daemon has no use for: end, tell the audit log, SIGSYS [default: kill]",
+  },
+  modcaps: text("+NAME:-NAME", capabilityChanges, "Capabilities to keep or give up beyond the usual: +sys_admin"),
+  "uid-map": text(
+    "RANGE",
+    idRange("uid-map"),
+    "As an ordinary user: :NAMESPACE_ID:HOST_ID:COUNT:, users in the sandbox",
+  ),
+  "gid-map": text("RANGE", idRange("gid-map"), "The same for groups"),
   "log-level": {
     kind: "enum",
     values: [...LOG_LEVELS, "trace"],

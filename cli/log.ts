@@ -29,9 +29,9 @@ export function standardError(): Sink {
 }
 
 /** The system's logger; lines that it does not take go to standard error, after one that says why. */
-function systemLog(): Sink {
+function systemLog(fd: number): Sink {
   const stderr = standardError();
-  const syslog = new Syslog("ringfsd");
+  const syslog = new Syslog("ringfsd", fd);
   let told = false;
   return (level, message) => {
     const why = syslog.send(level, message);
@@ -42,10 +42,10 @@ function systemLog(): Sink {
   };
 }
 
-/** A log of these levels: with `syslog` for the system's logger, otherwise on standard error. */
-export function createLog(level: LogLevel, syslog = false): Log {
+/** A log of these levels: for the system's logger where there is what `connectLog` gave, otherwise on standard error. */
+export function createLog(level: LogLevel, syslog?: number): Log {
   const most = level === "off" ? -1 : LOG_LEVELS.indexOf(level);
-  const sink = syslog ? systemLog() : standardError();
+  const sink = syslog === undefined ? standardError() : systemLog(syslog);
   const at = (of: Level) => {
     if (LOG_LEVELS.indexOf(of) > most) return () => {};
     return (message: string) => sink(of, message.replaceAll("\n", " "));

@@ -4,11 +4,14 @@ import { createIds } from "../fs/idmap.ts";
 import { allowedCpus } from "../ffi/affinity.ts";
 import { groupId } from "../ffi/group.ts";
 import { arrange, type Shape } from "./arguments.ts";
+import type { Carried } from "./carried.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
 import { readWords, type Usage } from "./parser.ts";
+import { capabilitiesOf, type Sandbox, type SeccompAction } from "./sandbox.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
+import type { IdRange } from "./user_namespace.ts";
 import { version } from "./version.ts";
 
 export { LOG_LEVELS, type LogLevel };
@@ -21,6 +24,8 @@ export interface ShareOptions {
   fd?: number;
   /** The group whose members may use the socket, by its id; its owner's alone where it is left out. */
   socketGroup?: number;
+  /** Where the directory is, and which descriptor listens, in the sandbox (cli/sandbox.ts). */
+  reach?: { dir: string; fd?: number };
   /** Shown in the device's configuration space. */
   tag?: string;
   fs: FsOptions;
@@ -47,6 +52,16 @@ export interface Options {
   syslog?: boolean;
   /** What to say of the options once there is a log. */
   notes?: string[];
+  /** Left out: namespaces where they can be had, and else what can. */
+  sandbox?: Sandbox;
+  /** Left out: "kill", where the kernel has it. */
+  seccomp?: SeccompAction | "none";
+  /** Names of the capabilities to keep. */
+  capabilities?: string[];
+  uidMap?: IdRange;
+  gidMap?: IdRange;
+  /** What was opened before the process executed itself. */
+  carried?: Carried;
 }
 
 /** How the process was started, besides its command line. */
@@ -169,6 +184,7 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
       ...(given.syslog ? { syslog: true } : {}),
       ...(notes.length === 0 ? {} : { notes }),
+      ...confinement(given, several),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
@@ -182,6 +198,31 @@ function likeVirtiofsd(line: Flags, named: ReadonlySet<string>, rustLog: string 
   const level = rustLog?.toLowerCase();
   const known = flags["log-level"].values.find((one) => one === level);
   if (known !== undefined) line["log-level"] = known;
+}
+
+/** How the process is confined. */
+function confinement(given: Flags, several: readonly GivenShare[]): Partial<Options> {
+  const { sandbox, seccomp, modcaps, "uid-map": uidMap, "gid-map": gidMap } = given;
+  if (uidMap !== undefined || gidMap !== undefined) {
+    const name = uidMap === undefined ? "--gid-map" : "--uid-map";
+    if (Deno.uid() === 0) {
+      throw new Error(`${name} is for ordinary users: as root give --translate-uid, --translate-gid`);
+    }
+    if (sandbox !== undefined && sandbox !== "namespace") throw new Error(`${name} takes --sandbox namespace`);
+  }
+  // Opening files by handle takes one more, which leads to all of a file system: it is kept where handles were asked for.
+  const asked = [given, ...several.map((one) => one.given)].map((one) => one["inode-file-handles"] ?? "never");
+  const handles = asked.some((one) => one !== "never");
+  const changes = [...(handles ? ["+dac_read_search"] : []), ...(modcaps ?? [])];
+  return {
+    ...(sandbox === undefined ? uidMap || gidMap ? { sandbox: "namespace" } : {} : { sandbox }),
+    ...(seccomp === undefined ? {} : { seccomp }),
+    ...(changes.length === 0 || (sandbox === "none" && modcaps === undefined)
+      ? {}
+      : { capabilities: capabilitiesOf(changes) }),
+    ...(uidMap === undefined ? {} : { uidMap }),
+    ...(gidMap === undefined ? {} : { gidMap }),
+  };
 }
 
 /** Puts options over others; those that are `named` below have the last word. */
@@ -290,6 +331,7 @@ function fileSystem(given: Flags): FsOptions {
   const xattrMap = given.xattrmap ?? "";
   const acl = given["posix-acl"] ?? "never";
   const posixAcl = acl === "never" ? false : acl === "auto" ? "auto" : true;
+  const handles = given["inode-file-handles"];
   const securityLabel = given["security-label"];
   return {
     cache: given.cache === "none" ? "never" : given.cache,
@@ -305,7 +347,7 @@ function fileSystem(given: Flags): FsOptions {
     readdirplus: given.readdirplus,
     preserveNoatime: given["preserve-noatime"],
     announceSubmounts: given["announce-submounts"],
-    inodeFileHandles: given["inode-file-handles"] === "fallback" ? "prefer" : given["inode-file-handles"],
+    inodeFileHandles: handles === undefined || handles === "fallback" ? "prefer" : handles,
     posixLock: given["posix-lock"],
     flock: given.flock,
     translateUid: given["translate-uid"] ?? [],

@@ -6,9 +6,11 @@ import { libc } from "../ffi/libc.ts";
 import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
 import type { Log } from "../vq/log.ts";
 import type { Placement } from "../vq/placement.ts";
-import { LoopPool, type LoopThread } from "../vq/pool.ts";
+import { LoopPool } from "../vq/pool.ts";
+import { openCarried } from "./carried.ts";
 import { createLog, withPrefix } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
+import { confine } from "./sandbox.ts";
 import { ServedShare } from "./served_share.ts";
 import { Notifier } from "./systemd.ts";
 import { version } from "./version.ts";
@@ -21,13 +23,14 @@ const OPEN_FILES = 1_000_000;
 /** Who asks for an end gets it within five seconds, whatever the requests in flight wait for. */
 const END_MS = 4000;
 
-/** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
-export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
-  const log = createLog(options.logLevel, options.syslog);
-  const notifier = new Notifier();
+/** Serves as the options say. Resolves with the exit status. `url` is the program's, and of the threads of loops. */
+export async function serve(options: Options, url: string): Promise<number> {
+  options.carried = openCarried(options);
+  const log = createLog(options.logLevel, options.syslog ? options.carried.log : undefined);
+  const notifier = new Notifier(options.carried.notify);
   for (const note of options.notes ?? []) log.info(note);
   try {
-    return await serveShares(options, spawn, log, notifier);
+    return await serveShares(options, url, log, notifier);
   } catch (error) {
     log.error((error as Error).message);
     notifier.tell(`STATUS=${(error as Error).message}`);
@@ -35,19 +38,13 @@ export async function serve(options: Options, spawn: () => LoopThread): Promise<
   }
 }
 
-async function serveShares(
-  options: Options,
-  spawn: () => LoopThread,
-  log: Log,
-  notifier: Notifier,
-): Promise<number> {
+async function serveShares(options: Options, url: string, log: Log, notifier: Notifier): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
-  if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
-  // The guest's modes are what it wants: it has applied its processes' umask already.
-  libc.umask(0);
   ignoreSignal(SIGXFSZ);
   if (options.rlimitNofile === undefined) raiseOpenFiles(OPEN_FILES);
   else if (options.rlimitNofile !== 0) setOpenFiles(options.rlimitNofile);
+  const finishSandbox = confine(options, url, log);
+  if (cpuAffinity !== undefined) pinProcess(cpuAffinity);
   const ended = Promise.withResolvers<number>();
   const pool = new LoopPool({
     count: loops,
@@ -56,7 +53,7 @@ async function serveShares(
     placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
     log,
-    spawn,
+    spawn: () => new Worker(url, { type: "module" }),
     onFatal: (index, reason) => {
       log.error(`loop ${index} met a fault of ringfsd's own, please report it: ${reason}`);
       ended.resolve(EXIT_FAILED);
@@ -82,6 +79,9 @@ async function serveShares(
   }
   const status = statusOf(options.shares);
   listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
+  // The guest's modes are what it wants: it has applied its processes' umask already.
+  libc.umask(0);
+  finishSandbox();
   for (const { options } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }

@@ -7,11 +7,8 @@ import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
 import type { LoopPool } from "../vq/pool.ts";
+import { socketAccess } from "./carried.ts";
 import type { ShareOptions } from "./options.ts";
-
-/** The socket is its owner's, or a group's too: who connects can have any file of the share. */
-const OWNER_ONLY = 0o600;
-const WITH_GROUP = 0o660;
 
 export class ServedShare {
   readonly #config: FsConfig;
@@ -26,7 +23,13 @@ export class ServedShare {
    */
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(sharedDir, options.fs, pool.count, log);
+    const dir = options.reach?.dir ?? sharedDir;
+    try {
+      this.#config = openShare(dir, options.fs, pool.count, log);
+    } catch (error) {
+      // In a sandbox it has another name.
+      throw new Error((error as Error).message.replace(dir, sharedDir));
+    }
     this.#config.descriptors = KEPT + Math.floor((this.#config.descriptors - KEPT) / parts);
     this.#device = new DeviceControl({
       id,
@@ -44,15 +47,13 @@ export class ServedShare {
 
   /** Listens from now on; `onFrontEnd` hears who comes and goes. Throws an Error that says what is wrong with the socket. */
   listen(reactor: Reactor, onFrontEnd: (connected: boolean) => void): void {
-    const { socketPath, socketGroup, fd, exitOnDisconnect } = this.options;
+    const { socketPath, reach, exitOnDisconnect } = this.options;
+    const fd = reach?.fd ?? this.options.fd;
     this.#server = new Server({
       reactor,
       device: this.#device,
       log: this.log,
-      ...(socketPath === undefined ? {} : { socketPath }),
-      ...(fd === undefined ? {} : { fd }),
-      mode: socketGroup === undefined ? OWNER_ONLY : WITH_GROUP,
-      ...(socketGroup === undefined ? {} : { group: socketGroup }),
+      ...(fd === undefined ? { socketPath: socketPath!, ...socketAccess(this.options) } : { fd }),
       exitOnDisconnect,
       onFrontEnd,
     });

@@ -14,12 +14,20 @@ const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "
 
 const encoder = new TextEncoder();
 
+const PATH = "/dev/log";
+
+/** A socket that leads to the logger, or -errno. It is connected before a sandbox could hide it (cli/carried.ts). */
+export function connectLog(path = PATH): number {
+  return connectDatagram(path);
+}
+
 export class Syslog {
-  /** Connected, or -errno. It is connected from the beginning, for a sandbox may have no /dev/log. */
+  /** Connected, or -errno. */
   #fd: number;
 
-  constructor(readonly name: string, readonly path = "/dev/log") {
-    this.#fd = connectDatagram(path);
+  /** `fd` is what `connectLog` gave. */
+  constructor(readonly name: string, fd: number, readonly path = PATH) {
+    this.#fd = fd;
   }
 
   /** Sends a line. Returns why it could not, or "". */

@@ -51,17 +51,23 @@ export function isJournal(): boolean {
 
 const encoder = new TextEncoder();
 
+/** A socket that leads to who wants to be notified, or a number below 0. It is connected before a sandbox could hide it (cli/carried.ts). */
+export function connectNotify(): number {
+  const path = take("NOTIFY_SOCKET");
+  return path ? connectDatagram(path) : -1;
+}
+
 /** Tells systemd how the service is. */
 export class Notifier {
-  /** Connected from the beginning, for a sandbox may hide it; below 0: nobody asked. */
+  /** Below 0: nobody asked. */
   readonly #fd: number;
   /** How often the watchdog wants to hear, in milliseconds; 0: there is none. */
   readonly watchdogMs: number;
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  constructor() {
-    const path = take("NOTIFY_SOCKET");
-    this.#fd = path ? connectDatagram(path) : -1;
+  /** `fd` is what `connectNotify` gave. */
+  constructor(fd: number) {
+    this.#fd = fd;
     const micros = takeNumber("WATCHDOG_USEC") ?? 0;
     const pid = takeNumber("WATCHDOG_PID") ?? Deno.pid;
     this.watchdogMs = this.#fd >= 0 && pid === Deno.pid ? micros / 1000 : 0;

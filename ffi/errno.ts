@@ -2,6 +2,7 @@
 
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const ENXIO = 6;
@@ -39,6 +40,7 @@ export const ETIME = 62;
 export const EPROTO = 71;
 export const EOVERFLOW = 75;
 export const EOPNOTSUPP = 95;
+export const EAFNOSUPPORT = 97;
 export const EADDRINUSE = 98;
 export const ECONNRESET = 104;
 export const ENOTCONN = 107;

@@ -10,6 +10,8 @@ const SIGNAL = 40;
 
 /** struct sigaction of glibc: handler, mask of 1024 bits, flags, restorer. The same on x86-64 and arm64. */
 const SIGACTION_BYTES = 152;
+const SIGACTION_FLAGS = 136;
+const SA_RESTART = 0x1000_0000n;
 
 /** Makes `interrupt` work, for the whole process. */
 export function installInterrupt(): void {
@@ -54,4 +56,39 @@ export function threadId(): number {
 /** Ends the system call that a thread of this process waits in with EINTR. One that it has yet to enter is not ended. */
 export function interrupt(thread: number): void {
   libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);
+}
+
+const SIGTERM = 15;
+
+/**
+ * Has SIGTERM not end the process, but be remembered over an execve(2): its handler is alarm(2) with the signal's number, a clock of 15 s
+ * that goes on over it. Threads of the runtime's take signals too, which cannot be made to wait, and no handler can be JavaScript.
+ */
+export function rememberTermination(): void {
+  const action = new Uint8Array(SIGACTION_BYTES);
+  const words = new BigUint64Array(action.buffer);
+  words[0] = BigInt(Deno.UnsafePointer.value(libc.alarm_address));
+  words[SIGACTION_FLAGS / 8] = SA_RESTART;
+  checked("sigaction", libc.sigaction(SIGTERM, action, null));
+}
+
+/** In the program that was executed, where SIGTERM is held: raises one that was remembered. */
+export function recallTermination(): void {
+  if (libc.alarm(0) > 0) Deno.kill(Deno.pid, "SIGTERM");
+}
+
+/** SIGHUP, SIGINT and SIGTERM, which tell the process to do something. */
+const REQUESTS = [1, 2, 15];
+/** SIG_BLOCK and SIG_UNBLOCK. */
+const HOLD = 0;
+const LET_GO = 1;
+
+/**
+ * Has signals to the process wait, as far as the calling thread goes, or has it take them again. Over an execve(2) those that came wait, and
+ * all threads of the new program begin with the mask.
+ */
+export function holdSignals(hold: boolean): void {
+  const set = new Uint8Array(128);
+  for (const number of REQUESTS) set[(number - 1) >> 3] |= 1 << ((number - 1) & 7);
+  libc.pthread_sigmask(hold ? HOLD : LET_GO, set, null);
 }

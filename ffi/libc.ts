@@ -136,6 +136,13 @@ const lib = Deno.dlopen("libc.so.6", {
   getgrnam: { parameters: ["buffer"], result: "pointer" },
   /** int unshare(int flags), of the calling thread */
   unshare: { parameters: ["i32"], result: "i32" },
+  /** int execve(const char *path, char *const argv[], char *const envp[]): arrays of addresses that end with 0 */
+  execve: { parameters: ["buffer", "buffer", "buffer"], result: "i32" },
+  /** int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data) */
+  mount: { parameters: ["buffer", "buffer", "buffer", "u32", "buffer"], result: "i32" },
+  umount2: { parameters: ["buffer", "i32"], result: "i32" },
+  chdir: { parameters: ["buffer"], result: "i32" },
+  chroot: { parameters: ["buffer"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   /** int prctl(int option, unsigned long, unsigned long, unsigned long, unsigned long) */
   prctl: { parameters: ["i32", "u32", "u32", "u32", "u32"], result: "i32" },
@@ -148,8 +155,13 @@ const lib = Deno.dlopen("libc.so.6", {
 
   /** int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact) */
   sigaction: { parameters: ["i32", "buffer", "pointer"], result: "i32" },
+  /** int pthread_sigmask(int how, const sigset_t *set, sigset_t *old), of the calling thread */
+  pthread_sigmask: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   /** int abs(int): never called, but a handler that does nothing; see ffi/interrupt.ts. */
   abs: { type: "pointer" },
+  /** unsigned alarm(unsigned seconds): a handler too, of SIGTERM; see ffi/interrupt.ts. It returns the seconds that were left of the last. */
+  alarm: { parameters: ["u32"], result: "u32" },
+  alarm_address: { name: "alarm", type: "pointer" },
 
   // --- raw system calls: syscall(2). One symbol for each shape of arguments.
   /** Any call, with all of its six arguments as words: for helper threads. The result is the call's, or -1 and errno. */
@@ -158,6 +170,16 @@ const lib = Deno.dlopen("libc.so.6", {
   syscall3: { name: "syscall", parameters: ["i32", "i32", "i32", "i32"], result: "i32" },
   /** int setgroups(size_t size, const gid_t *list), of the calling thread: glibc would change every one. */
   setgroups: { name: "syscall", parameters: ["i32", "u32", "buffer"], result: "i32" },
+  /** int pivot_root(const char *new_root, const char *put_old) */
+  pivot_root: { name: "syscall", parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  /** int mount_setattr(int dirfd, const char *path, unsigned flags, struct mount_attr *, size_t) */
+  mount_setattr: { name: "syscall", parameters: ["i32", "i32", "buffer", "u32", "buffer", "u32"], result: "i32" },
+  /** int landlock_create_ruleset(const struct landlock_ruleset_attr *, size_t, u32 flags) */
+  landlock_create_ruleset: { name: "syscall", parameters: ["i32", "buffer", "u32", "u32"], result: "i32" },
+  /** int landlock_add_rule(int ruleset, int type, const void *attr, u32 flags) */
+  landlock_add_rule: { name: "syscall", parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  /** int seccomp(unsigned operation, unsigned flags, void *args) */
+  seccomp: { name: "syscall", parameters: ["i32", "u32", "u32", "buffer"], result: "i32" },
   /** int rt_sigprocmask(int how, const sigset_t *set, sigset_t *old, size_t), of the calling thread */
   sigprocmask: { name: "syscall", parameters: ["i32", "i32", "buffer", "pointer", "u32"], result: "i32" },
   /** int openat2(int dirfd, const char *path, const struct open_how *how, size_t size) */

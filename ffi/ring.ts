@@ -8,6 +8,7 @@ import { libc, SystemError } from "./libc.ts";
 import { type Helper, PlainRing } from "./plain_ring.ts";
 import { POLLIN } from "./stat_layout.ts";
 import { Ring } from "./uring.ts";
+import { restrictedRing } from "./uring_restrict.ts";
 import {
   IORING_CQE_F_MORE,
   IORING_OP_ASYNC_CANCEL,
@@ -88,7 +89,7 @@ export function openRing(options: LoopRingOptions): OpenedRing {
   if (flags?.length === 0) return plainly("it is not to be used");
   let ring: Ring | null = null;
   try {
-    ring = Ring.queue_init_best(entries, { cqEntries }, flags);
+    ring = restrictedRing((more) => Ring.queue_init_best(entries, { cqEntries, flags: more }, flags));
     tryOut(ring);
     return { ring, plain: null };
   } catch (error) {

@@ -16,13 +16,23 @@ import { StatBuffer } from "./stat.ts";
 import { fileSystemType, type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
 
+/** Throws an Error that says what is wrong with a directory, where it cannot be shared. */
+export function checkDirectory(dir: string): void {
+  libc.close(openRoot(dir));
+}
+
+function openRoot(dir: string): number {
+  const fd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
+  return fd;
+}
+
 /**
  * Opens a directory to be shared, and takes the memory of its tables. `loops` is how many may serve it. Throws an Error that says
  * what is wrong with the directory, or why its files cannot be known by file handle where they must.
  */
 export function openShare(dir: string, options: FsOptions, loops: number, log: Log): FsConfig {
-  const rootFd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-  if (rootFd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
+  const rootFd = openRoot(dir);
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
   if (failed < 0) {

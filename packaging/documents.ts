@@ -195,7 +195,6 @@ function completes({ name, values }: Option): "dir" | "file" | "group" | readonl
   if (name === "shared-dir") return "dir";
   if (name === "socket-path" || name === "config") return "file";
   if (name === "socket-group") return "group";
-  if (name === "sandbox" || name === "seccomp") return ["none"];
   return values;
 }
 

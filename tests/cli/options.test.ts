@@ -51,6 +51,9 @@ Deno.test("parseOptions() takes both ways to give a value", async () => {
     "--exit-on-disconnect",
     "--log-level=off",
     "--sandbox=none",
+    "--seccomp",
+    "log",
+    "--modcaps=-mknod:+SYS_ADMIN",
   );
   const fs = { ...defaultOptions, cache: "never" };
   assert.deepEqual(given, {
@@ -59,6 +62,9 @@ Deno.test("parseOptions() takes both ways to give a value", async () => {
     threadPoolSize: 0,
     pollMaxUs: 0,
     logLevel: "off",
+    sandbox: "none",
+    seccomp: "log",
+    capabilities: ["chown", "dac_override", "fowner", "fsetid", "setgid", "setuid", "setfcap", "sys_admin"],
   });
 });
 
@@ -78,7 +84,7 @@ Deno.test("parseOptions() refuses with a line that says what and why", async () 
   await refused([...base, "--fd=x"], "--fd", "whole number");
   await refused([...base, "--tag="], "--tag");
   await refused([...base, "--tag", "t".repeat(37)], "--tag", "36");
-  await refused([...base, "--sandbox=namespace"], "--sandbox");
+  await refused([...base, "--sandbox=jail"], "jail", "namespace");
   await refused([...base, "--log-level=loud"], "loud");
   await refused([...base, "--shraed-dir=/d"], "--shared-dir");
   await refused([...base, "more"], "more");

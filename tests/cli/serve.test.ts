@@ -83,11 +83,13 @@ Deno.test("serve() refuses a descriptor that is no socket", () =>
 Deno.test("serve() replaces the stale socket of a daemon that died, and ends with 0 at SIGTERM", () =>
   withDir(async (dir) => {
     const path = `${dir}/s`;
-    for (const signal of ["SIGKILL", "SIGTERM"] as const) {
-      const args = ["run", "-A", main, "--shared-dir", dir, "--socket-path", path];
+    const inSandbox = ["SIGKILL", "SIGTERM"].map((signal) => [signal, [] as string[]] as const);
+    const outside = ["SIGKILL", "SIGTERM"].map((signal) => [signal, ["--sandbox", "none"]] as const);
+    for (const [signal, more] of [...inSandbox, ...outside]) {
+      const args = ["run", "-A", main, "--shared-dir", dir, "--socket-path", path, ...more];
       const daemon = new Deno.Command(Deno.execPath(), { args, stderr: "piped" }).spawn();
       await listening(daemon.pid);
-      daemon.kill(signal);
+      daemon.kill(signal as Deno.Signal);
       const { code, stderr } = await daemon.output();
       if (signal === "SIGTERM") assert.equal(code, 0, new TextDecoder().decode(stderr));
     }

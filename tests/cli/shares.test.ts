@@ -113,7 +113,7 @@ Deno.test("--share refuses with a line that names share and key", async () => {
   await refused([share("a", ",translate-uid=x")], 'share "a"', "translate-uid");
   await refused([share("a", ",xattrmap=:ok")], 'share "a"', "xattrmap", "rule 1");
   await refused([share("a", ",posix-acl,translate-uid=map:0:1:2")], 'share "a"', "posix-acl", "exclude");
-  await refused([share("a", ",uid-map=x")], 'share "a"', "uid-map", "not there yet");
+  await refused([share("a", ",uid-map=x")], 'share "a"', "uid-map", "whole process");
   for (const one of ["log-level=debug", "poll-max-us=1", "config=x", "share=x", "cpu-affinity=0"]) {
     await refused([share("a", `,${one}`)], 'share "a"', one.split("=")[0], "whole process");
   }
@@ -203,7 +203,7 @@ Deno.test("--config refuses with a line that names file, share and key", async (
   await fileRefused({ shares: [one], sharse: [] }, "sharse", "no option");
   await fileRefused({ shares: [one], "cpu-affinity": "8191" }, "cpu-affinity", "8191");
   await fileRefused({ shares: [one], "cpu-affinity": "a" }, "cpu-affinity", '"a"');
-  await fileRefused({ shares: [one], "sandbox": "chroot" }, "sandbox");
+  await fileRefused({ shares: [one], "sandbox": "jail" }, "sandbox");
   for (const key of ["config", "share", "version"]) await fileRefused({ [key]: "x" }, key, "command line");
 });
 

@@ -89,11 +89,15 @@ export class Started {
     }
   }
 
-  /** Waits until it has a socket at a path. */
+  /** Waits until it listens on a socket at a path: the file is there a moment before that. proc_pid_net(5) has the flag __SO_ACCEPTCON. */
   async socket(path: string): Promise<void> {
+    // As the daemon named it: perhaps in its working directory.
+    const names = [path, path.split("/").at(-1)];
+    const listens = (line: string) => line.split(" ")[3] === "00010000" && names.includes(line.split(" ").at(-1));
     await this.until(() => {
       try {
-        return Deno.lstatSync(path).isSocket === true;
+        return Deno.lstatSync(path).isSocket === true &&
+          Deno.readTextFileSync("/proc/net/unix").split("\n").some(listens);
       } catch {
         return false;
       }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Session } from "../../bench/session.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import { receive } from "../../ffi/socket.ts";
-import { Syslog } from "../../cli/syslog.ts";
+import { connectLog, Syslog } from "../../cli/syslog.ts";
 import { Place, Started, type StartOptions, useShare } from "./started.ts";
 
 const loadProgram = new URL("../../bench/load.ts", import.meta.url).pathname;
@@ -199,7 +199,7 @@ Deno.test("standardError() has priorities where the journal reads it, and nowher
 Deno.test("Syslog sends what syslog(3) does, and finds a logger that was started anew", () => {
   using place = new Place();
   const path = `${place.path}/log`;
-  const syslog = new Syslog("ringfsd", path);
+  const syslog = new Syslog("ringfsd", connectLog(path), path);
   assert.match(syslog.send("info", "nobody there"), /log: No such file/);
   const line = (priority: number, text: string) =>
     new RegExp(`^<${priority}>[A-Z][a-z]{2} [ 1-3]\\d \\d\\d:\\d\\d:\\d\\d ringfsd\\[${Deno.pid}\\]: ${text}$`);
@@ -234,9 +234,12 @@ Deno.test("serve() with --syslog and no logger says so once, and goes on on stan
   assert.match(daemon.log, /SIGTERM: ending/);
 });
 
+/** From source, a confined daemon compiles the modules of each thread anew: on a busy machine that takes longer than these tests give it. */
+const QUICK = ["--sandbox", "none"];
+
 Deno.test("serve() ends with 0 at SIGTERM while guests are at work", async () => {
   using place = new Place();
-  const args = ["--shared-dir", place.share, "--socket-path", place.socket];
+  const args = ["--shared-dir", place.share, "--socket-path", place.socket, ...QUICK];
   await using daemon = Started.start(args);
   await daemon.socket(place.socket);
   Deno.writeFileSync(`${place.share}/big`, new Uint8Array(8 << 20));
@@ -298,7 +301,7 @@ Deno.test("serve() ends soon at SIGTERM even where requests do not, and says so"
 
 Deno.test("serve() told to end twice ends once", async () => {
   using place = new Place();
-  await using daemon = Started.start(["--shared-dir", place.share, "--socket-path", place.socket]);
+  await using daemon = Started.start(["--shared-dir", place.share, "--socket-path", place.socket, ...QUICK]);
   await daemon.socket(place.socket);
   using _guest = Session.open(place.socket, { memory: 4 << 20 });
   daemon.child.kill("SIGTERM");

@@ -4,6 +4,7 @@ import * as arch from "../../ffi/arch.ts";
 import * as errnos from "../../ffi/errno.ts";
 import * as memory from "../../ffi/memory.ts";
 import * as stat from "../../ffi/stat_layout.ts";
+import * as syscalls from "../../ffi/syscalls.ts";
 import * as uring from "../../ffi/uring_layout.ts";
 import { type Check, checksOf, compareWithC, missingForC, summary } from "./c_headers.ts";
 
@@ -39,6 +40,26 @@ layoutTest(
   ["sys/syscall.h"],
   Object.entries(arch.SYS).map(([name, value]) => ({ name, expression: `SYS_${name}`, value })),
 );
+
+const numbers = Object.entries({ ...syscalls.allowed, ...syscalls.conditional, ...syscalls.building });
+layoutTest(
+  "syscalls.ts: numbers",
+  ["sys/syscall.h"],
+  numbers.flatMap(([name, both]) => {
+    const value = syscalls.numberOf(both);
+    return value < 0 ? [] : [{ name, expression: `SYS_${name}`, value }];
+  }),
+  // Newer than some headers.
+  numbers.map(([name, both]) => syscalls.numberOf(both) >= 435 ? name : ""),
+);
+
+Deno.test("syscalls.ts: the newest is newer than those that are named, and none is named twice", () => {
+  for (const which of [0, 1] as const) {
+    const values = numbers.map(([, both]) => both[which]).filter((value) => value >= 0);
+    assert.ok(Math.max(...values) < syscalls.NEWEST);
+    assert.equal(new Set(values).size, values.length);
+  }
+});
 
 layoutTest("errno.ts: error numbers", ["errno.h"], checksOf(errnos));
 

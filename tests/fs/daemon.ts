@@ -11,6 +11,21 @@ const more = (Deno.env.get("RINGFSD_TEST_OPTIONS") ?? "").split(" ").filter((wor
 /** Why a step cannot run that needs nodes to hold descriptors, or "". */
 export const byHandle = more.includes("--inode-file-handles=mandatory") ? "nodes have file handles" : "";
 
+/** How it is confined: as RINGFSD_TEST_SANDBOX says, so that all tests can be run inside a sandbox, or not. */
+const sandbox = Deno.env.get("RINGFSD_TEST_SANDBOX") ?? "none";
+
+function confinement(args: readonly string[]): string[] {
+  // Names of the host's root, trusted.* and security.*, are not for a daemon without that.
+  const admin = args.some((word) => /^--(xattr|security)/.test(word)) && sandbox !== "none";
+  // File handles are used in a sandbox where they are asked for.
+  const handles = sandbox === "none" || args.some((word) => word.startsWith("--inode-file-handles"));
+  return [
+    ...["--sandbox", sandbox],
+    ...(admin ? ["--modcaps=+sys_admin"] : []),
+    ...(handles ? [] : ["--inode-file-handles=prefer"]),
+  ];
+}
+
 export interface DaemonOptions {
   /** Where its directories are made: the kind of file system matters to some tests. */
   base?: string;
@@ -40,7 +55,13 @@ export class Daemon {
     Deno.mkdirSync(`${dir}/share`);
     Deno.chmodSync(`${dir}/share`, 0o755);
     const undo = await prepare?.(`${dir}/share`) ?? (() => {});
-    const socket = ["--socket-path", `${dir}/socket`, "--shared-dir", `${dir}/share`, "--sandbox", "none"];
+    const socket = [
+      "--socket-path",
+      `${dir}/socket`,
+      "--shared-dir",
+      `${dir}/share`,
+      ...confinement([...more, ...args]),
+    ];
     const child = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
       stdin: "null",
@@ -70,6 +91,11 @@ export class Daemon {
     return `${this.dir}/share/${name}`;
   }
 
+  /** Where the daemon sees it. */
+  inside(name = ""): string {
+    return sandbox === "namespace" ? `/share/0/${name}` : this.path(name);
+  }
+
   /** A guest: front end, queues and FUSE client. */
   session(options: SessionOptions = {}): Session {
     return Session.open(this.socketPath, options);
@@ -85,7 +111,7 @@ export class Daemon {
     let count = 0;
     for (const { name } of Deno.readDirSync(`/proc/${this.pid}/fd`)) {
       try {
-        if (Deno.readLinkSync(`/proc/${this.pid}/fd/${name}`).startsWith(this.path())) count++;
+        if (Deno.readLinkSync(`/proc/${this.pid}/fd/${name}`).startsWith(this.inside())) count++;
       } catch { /* closed meanwhile */ }
     }
     return count;
@@ -169,5 +195,10 @@ export function withDaemon(
 }
 
 export const isRoot = Deno.uid() === 0;
+/** Why a step cannot run that mounts below the share, or "": the host's mounts reach a sandbox where they are shared, as systemd has them, mount_namespaces(7). */
+export const needsMounts =
+  sandbox !== "namespace" || / \/ \/ .* shared:/.test(Deno.readTextFileSync("/proc/self/mountinfo"))
+    ? ""
+    : "the host's mounts are private";
 /** Why a step that makes devices or acts as other users cannot run, or "". */
 export const needsRoot = isRoot ? "" : "needs root";

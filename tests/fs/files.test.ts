@@ -313,7 +313,7 @@ async function fileSteps(daemon: Daemon, session: Session, step: Step) {
   await step("OPEN leaves no O_NONBLOCK, with which the ring would wait itself", () => {
     const flags = [...Deno.readDirSync(`/proc/${daemon.pid}/fd`)].flatMap(({ name }) => {
       try {
-        if (Deno.readLinkSync(`/proc/${daemon.pid}/fd/${name}`) !== path("file")) return [];
+        if (Deno.readLinkSync(`/proc/${daemon.pid}/fd/${name}`) !== daemon.inside("file")) return [];
       } catch {
         return [];
       }

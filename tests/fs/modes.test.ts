@@ -15,7 +15,7 @@ function hostFlags(daemon: Daemon, name: string): number {
   const found: number[] = [];
   for (const { name: fd } of Deno.readDirSync(`/proc/${daemon.pid}/fd`)) {
     const link = `/proc/${daemon.pid}/fd/${fd}`;
-    if (Deno.readLinkSync(link) !== daemon.path(name)) continue;
+    if (Deno.readLinkSync(link) !== daemon.inside(name)) continue;
     const flags = parseInt(Deno.readTextFileSync(`/proc/${daemon.pid}/fdinfo/${fd}`).match(/^flags:\s*(\d+)/m)![1], 8);
     if ((flags & 0o10000000) === 0) found.push(flags);
   }

@@ -4,7 +4,7 @@ import { bytes, names, u32, u64 } from "../../bench/fuse_encode.ts";
 import { DEFAULT_INIT_FLAGS } from "../../bench/fuse_client.ts";
 import * as op from "../../bench/fuse_opcodes.ts";
 import { EBADF, EINVAL, ENFILE, ENOSYS, ENOTTY, EOPNOTSUPP } from "../../ffi/errno.ts";
-import { isRoot, needsRoot, withDaemon } from "./daemon.ts";
+import { isRoot, needsMounts, needsRoot, withDaemon } from "./daemon.ts";
 
 const ROOT = 1;
 const O_RDWR = 2;
@@ -125,7 +125,7 @@ for (const announce of [true, false]) {
       } finally {
         new Deno.Command("umount", { args: ["-l", daemon.path("mounted")] }).outputSync();
       }
-    }, needsRoot);
+    }, needsRoot || needsMounts);
   });
 }
 

@@ -27,7 +27,7 @@ import {
   S_IFREG,
   S_IFSOCK,
 } from "../../ffi/stat_layout.ts";
-import { byHandle, needsRoot, withDaemon } from "./daemon.ts";
+import { byHandle, needsMounts, needsRoot, withDaemon } from "./daemon.ts";
 import { assertAttr, hostStat } from "./host_stat.ts";
 
 const ROOT = 1;
@@ -322,7 +322,7 @@ withDaemon("Making and removing names", {}, async (daemon, { client }, step) => 
       new Deno.Command("umount", { args: ["--lazy", path("d3-mount")], stderr: "null" }).outputSync();
       Deno.removeSync(other, { recursive: true });
     }
-  }, needsRoot);
+  }, needsRoot || needsMounts);
 
   await step("Credentials.putOn() gives what is made to the guest's user", () => {
     const dir = client.mkdir(ROOT, "theirs", 0o755).nodeid;

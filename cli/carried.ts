@@ -1,0 +1,73 @@
+/**
+ * What is opened by path before the process confines itself, and goes with it as descriptors: in a sandbox no path leads there any more, and
+ * the process has executed itself since (cli/sandbox.ts). A new socket of the daemon's (to be scraped, to be told something) is opened
+ * here, in `openCarried` or, where each share has one, in `openSockets`, and the process that serves finds its number in `Carried` or in the
+ * share's `reach`. Whoever connects meanwhile waits. Nothing else has to be done for it.
+ */
+import { inherit } from "../ffi/execute.ts";
+import { libc } from "../ffi/libc.ts";
+import { type ListenOptions, listenUnix, removeStaleSocket } from "../ffi/socket.ts";
+import type { Options, ShareOptions } from "./options.ts";
+import { connectNotify } from "./systemd.ts";
+import { connectLog } from "./syslog.ts";
+
+/** Descriptors; below 0: there is none. */
+export interface Carried {
+  /** systemd, which is told how the service is. */
+  notify: number;
+  /** The system's logger. */
+  log: number;
+}
+
+/** Opens them, or takes those that were opened before the process executed itself. */
+export function openCarried({ carried, syslog = false }: Options): Carried {
+  return carried ?? { notify: connectNotify(), log: syslog ? connectLog() : -1 };
+}
+
+/** The socket is its owner's, or a group's too: who connects can have any file of the share. */
+const OWNER_ONLY = 0o600;
+const WITH_GROUP = 0o660;
+
+/** Who may connect to a share's socket. */
+export function socketAccess({ socketGroup }: ShareOptions): ListenOptions {
+  return socketGroup === undefined ? { mode: OWNER_ONLY } : { mode: WITH_GROUP, group: socketGroup };
+}
+
+/** Makes the shares' sockets while their paths can be reached, and with the user's own rights. */
+export function openSockets(options: Options): void {
+  try {
+    for (const share of options.shares) {
+      if (share.socketPath === undefined) continue;
+      share.reach = { dir: share.sharedDir, fd: listenUnix(share.socketPath, socketAccess(share)) };
+    }
+  } catch (error) {
+    removeSockets(options);
+    throw error;
+  }
+}
+
+/** Closes the sockets that were made, and removes their files. */
+export function removeSockets(options: Options): void {
+  for (const { socketPath, reach } of options.shares) {
+    if (reach?.fd === undefined || socketPath === undefined) continue;
+    libc.close(reach.fd);
+    try {
+      removeStaleSocket(socketPath);
+    } catch {
+      // Another is in its place by now.
+    }
+  }
+}
+
+/** Has all descriptors stay open over an execve(2). */
+export function inheritCarried({ carried, shares }: Options): void {
+  for (const fd of Object.values(carried ?? {})) if (fd >= 0) inherit(fd);
+  for (const share of shares) {
+    const fd = share.reach?.fd ?? share.fd;
+    try {
+      if (fd !== undefined) inherit(fd);
+    } catch {
+      // It was passed, and is none: whoever listens on it complains.
+    }
+  }
+}

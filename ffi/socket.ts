@@ -267,6 +267,11 @@ function probe(path: string): number {
   return code === EPROTOTYPE ? 0 : code;
 }
 
+/** Whether a process has the socket at a path open. It does not notice. */
+export function isInUse(path: string): boolean {
+  return probe(path) === 0;
+}
+
 /** Connects to the stream socket at a path; closed on exec. Throws an Error with the path and the reason. */
 export function connectUnix(path: string, options: { nonblock?: boolean } = {}): number {
   const where = address(path);

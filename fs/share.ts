@@ -1,6 +1,6 @@
 /** A shared directory: opened once, with the shared memory that its loops work on. For the control plane. */
 import { O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDONLY } from "../ffi/arch.ts";
-import { EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
+import { EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { Log } from "../vq/log.ts";
 import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
@@ -21,14 +21,15 @@ import { virtio_fs_config } from "./wire.ts";
  * what is wrong with the directory, or why its files cannot be known by file handle where they must.
  */
 export function openShare(dir: string, options: FsOptions, loops: number, log: Log): FsConfig {
-  const rootFd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-  if (rootFd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
+  const rootFd = openDirectory(dir);
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
   if (failed < 0) {
     libc.close(rootFd);
     throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
   }
+  const missing = whatIsMissing(rootFd);
+  if (missing !== "") log.warn(`${dir}: ${missing}`);
   const wanted = options.inodeFileHandles;
   let mountFd: number;
   try {
@@ -57,6 +58,35 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     locks: allocateLocks(),
     mounts: allocateMounts(),
   };
+}
+
+const ADVICE: Record<number, string> = {
+  [ENOENT]: "make the directory, or give another",
+  [ENOTDIR]: "give the directory that it is in",
+  [EACCES]: "this user needs the right to search (x) all directories above it",
+  [ENAMETOOLONG]: "give a shorter path, such as a link's",
+  [ELOOP]: "its symbolic links go in a circle",
+};
+
+/** Opens a directory with O_PATH. Throws an Error that says why it cannot be shared and what to do. */
+export function openDirectory(dir: string): number {
+  const fd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd >= 0) return fd;
+  const code = errno();
+  const advice = ADVICE[code];
+  throw new Error(`cannot share ${dir}: ${errorText(code)}${advice ? `: ${advice}` : ""}`);
+}
+
+/** What the process cannot do with an open directory, or "". The guest meets it as errors that it cannot explain. */
+export function whatIsMissing(rootFd: number): string {
+  const fd = libc.openat(rootFd, cString("."), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd >= 0) {
+    libc.close(fd);
+    return "";
+  }
+  return errno() === EACCES
+    ? "this user may not read it, and the guest cannot list it: give the user the right to read and search it (r-x), or start as its owner"
+    : "";
 }
 
 /** Gives back what `openShare` took. No loop may use any of it any more. */

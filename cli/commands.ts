@@ -4,6 +4,7 @@
  */
 import type { LoopThread } from "../vq/pool.ts";
 import { readWords, type Usage } from "./parser.ts";
+import { doctor } from "./doctor_command.ts";
 import { share } from "./share_command.ts";
 
 /** What a command has to do with. */
@@ -30,6 +31,7 @@ const EXIT_USAGE = 2;
 /** All commands by their names. */
 export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
   ["share", share],
+  ["doctor", doctor],
 ]);
 
 /** Runs a command. Resolves with the exit status. */

@@ -114,6 +114,15 @@ function openMount(dir: string, rootFd: number, wanted: FileHandles, log: Log): 
   return -1;
 }
 
+/** Why the files of an open directory cannot be known by file handle, or "". */
+export function whyNoHandles(rootFd: number): string {
+  const mountFd = libc.openat(rootFd, cString("."), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (mountFd < 0) return errorText(errno());
+  const why = tryHandles(rootFd, mountFd, "prefer");
+  libc.close(mountFd);
+  return why;
+}
+
 /** Why file handles cannot be used, or "". */
 function tryHandles(rootFd: number, mountFd: number, wanted: FileHandles): string {
   const handle = new FileHandle();

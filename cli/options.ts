@@ -6,6 +6,7 @@ import { groupId } from "../ffi/group.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
+import { suggestion } from "./nearest.ts";
 import { COMMON, GROUPS } from "./option_table.ts";
 import { readWords, type Usage } from "./parser.ts";
 import type { Named } from "./help.ts";
@@ -147,8 +148,7 @@ function strangeWord([first = "-"]: readonly string[], commands: Iterable<Named>
   if (first.startsWith("-")) return "";
   const names = [...commands].map(({ name }) => name.split(" ").at(-1)!);
   if (isDirectory(first)) return `${first} is no option: to share that directory, ringfsd share ${first}`;
-  const near = names.filter((name) => name.startsWith(first) || first.startsWith(name) || sameLetters(name, first));
-  return `there is no command ${JSON.stringify(first)}${near.length > 0 ? `, did you mean ${near.join(" or ")}?` : ""}`;
+  return `there is no command ${JSON.stringify(first)}${suggestion(first, names)}`;
 }
 
 function isDirectory(path: string): boolean {
@@ -157,16 +157,6 @@ function isDirectory(path: string): boolean {
   } catch {
     return false;
   }
-}
-
-/** One letter is missing, is too many, is another or has changed places with the next. */
-function sameLetters(a: string, b: string): boolean {
-  if (Math.abs(a.length - b.length) > 1) return false;
-  let i = 0;
-  while (i < a.length && a[i] === b[i]) i++;
-  const [x, y] = [a.slice(i), b.slice(i)];
-  return x.slice(1) === y || x === y.slice(1) || x.slice(1) === y.slice(1) ||
-    (x.slice(2) === y.slice(2) && x[0] === y[1] && x[1] === y[0]);
 }
 
 /** The options that are named on a command line that was put in order. */
@@ -272,7 +262,7 @@ function sharesOf(
     const share = shareOf({ ...wishes[i], fd: wishes[i].fd ?? passed.get(wishes[i]) }, queues, where);
     for (const name of namesOf(share)) {
       const other = taken.get(name);
-      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too`);
+      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too: give it another`);
       taken.set(name, whichOne);
     }
     return share;
@@ -314,7 +304,9 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   const [dir, socket] = where === undefined ? ["--shared-dir DIR", "--socket-path PATH"] : ["dir=DIR", "socket=PATH"];
   if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
   if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
-  if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
+  if (socketPath !== undefined && fd !== undefined) {
+    throw complain("--socket-path and --fd exclude each other: give one");
+  }
   const groupName = given["socket-group"];
   const socketGroup = groupName === undefined ? undefined : groupId(groupName);
   if (groupName !== undefined) {
@@ -374,7 +366,7 @@ function contradiction(fs: FsOptions): string {
   const { translateUid, translateGid } = fs;
   try {
     if (createIds(translateUid, translateGid) !== null && fs.posixAcl !== false) {
-      return "--posix-acl and --translate-uid or --translate-gid exclude each other: ACLs hold ids that nobody translates";
+      return "--posix-acl and --translate-uid or --translate-gid exclude each other, for ACLs hold ids that nobody translates: leave one out";
     }
   } catch (error) {
     return `--translate-uid or --translate-gid ${(error as Error).message}`;

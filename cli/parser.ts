@@ -68,7 +68,8 @@ const text = {
         ArgumentParseError: ({ exception }) => exception instanceof Error ? exception.message : String(exception),
         EnumValidationError: ({ externalFlagName, input, values }) =>
           `--${externalFlagName} takes one of ${values.join(", ")}, not ${JSON.stringify(input)}`,
-        UnsatisfiedFlagError: ({ externalFlagName }) => `--${externalFlagName} takes a value, and there is none`,
+        UnsatisfiedFlagError: ({ externalFlagName }) =>
+          `--${externalFlagName} takes a value, and there is none: give one`,
         UnexpectedPositionalError: ({ input }) => `${JSON.stringify(input)} is one word too many`,
         UnsatisfiedPositionalError: ({ placeholder }) => `which ${placeholder}? There is none`,
         UnexpectedFlagError: ({ externalFlagName, input }) => `--${externalFlagName} ${input}: it was given before`,

@@ -30,6 +30,11 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
   }
   const missing = whatIsMissing(rootFd);
   if (missing !== "") log.warn(`${dir}: ${missing}`);
+  if (options.xattr && !hasXattrs(rootFd)) {
+    log.warn(
+      `${dir}: its file system has no extended attributes, the guest gets EOPNOTSUPP: leave --xattr out, or share another`,
+    );
+  }
   const wanted = options.inodeFileHandles;
   let mountFd: number;
   try {
@@ -58,6 +63,11 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     locks: allocateLocks(),
     mounts: allocateMounts(),
   };
+}
+
+function hasXattrs(rootFd: number): boolean {
+  const path = cString(`/proc/self/fd/${rootFd}`);
+  return libc.getxattr(path, cString("user.ringfsd"), new Uint8Array(1), 0) >= 0 || errno() !== EOPNOTSUPP;
 }
 
 const ADVICE: Record<number, string> = {
@@ -109,7 +119,9 @@ function openMount(dir: string, rootFd: number, wanted: FileHandles, log: Log): 
   const why = mountFd < 0 ? errorText(errno()) : tryHandles(rootFd, mountFd, wanted);
   if (why === "") return mountFd;
   if (mountFd >= 0) libc.close(mountFd);
-  if (wanted === "mandatory") throw new Error(`cannot share ${dir} with --inode-file-handles mandatory: ${why}`);
+  if (wanted === "mandatory") {
+    throw new Error(`cannot share ${dir} with --inode-file-handles mandatory: ${why}: give prefer`);
+  }
   log.debug(`files are known by descriptor alone: ${why}`);
   return -1;
 }

@@ -125,6 +125,7 @@ export async function parseOptions(
     complain(`ringfsd: ${complaint} (see ringfsd --help)\n`);
     return { exit: EXIT_USAGE };
   };
+  if (args[0] === "help") args = ["--help"];
   const strange = strangeWord(args, start.commands ?? []);
   if (strange !== "") return refuse(strange);
   let words: string[];

@@ -77,13 +77,7 @@ async function run(given: Given, [word]: readonly string[], io: Io): Promise<num
     cache: options.shares[0].fs.cache,
   };
   io.say(only ? `${linesFor(only, recipe).join("\n")}\n` : everything(recipe, !print));
-  if (print) return 0;
-  const stop = endAtSecond(recipe.socket);
-  try {
-    return await serve(options, io.spawn);
-  } finally {
-    stop();
-  }
+  return print ? 0 : await serve(options, io.spawn);
 }
 
 function pickSocket(tag: string, make: boolean): string {
@@ -115,21 +109,4 @@ function whoServes(): string {
 function program(): string {
   const path = (globalThis as { RINGFSD_EXEC_PATH?: string }).RINGFSD_EXEC_PATH;
   return path?.startsWith("/") ? path : "/usr/bin/ringfsd";
-}
-
-/** The first Ctrl-C ends it in order (serve.ts); the second at once. Returns what takes that back. */
-function endAtSecond(socket: string): () => void {
-  let asked = 0;
-  const onSignal = () => {
-    if (++asked < 2) return;
-    try {
-      Deno.removeSync(socket);
-    } catch {
-      // It is gone, or never was.
-    }
-    // An exit would wait for threads that wait for the host's file system.
-    Deno.kill(Deno.pid, "SIGKILL");
-  };
-  Deno.addSignalListener("SIGINT", onSignal);
-  return () => Deno.removeSignalListener("SIGINT", onSignal);
 }

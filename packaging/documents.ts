@@ -105,7 +105,7 @@ ${commands().map(manCommand).join("\n")}
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
-Finish the requests in flight, for four seconds at most, and end.
+Finish the requests in flight, for four seconds at most, and end; at a second SIGINT, without waiting.
 .SH EXIT STATUS
 0 after a signal, or a disconnect that was to end it; 1 where it cannot go on; 2 where the command line is wrong. Each failure
 is one line on standard error.

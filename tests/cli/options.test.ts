@@ -98,6 +98,7 @@ Deno.test("parseOptions() --version, --help and --print-capabilities say and end
   assert.match(help.said, /^Examples:\n {2}ringfsd share /m);
   assert.ok(help.said.split("\n").every((line) => line.length <= 110));
   assert.deepEqual(await parse("-h"), help);
+  assert.deepEqual(await parse("help"), help);
   const all = await parse("--help=all");
   assert.deepEqual(await parse("--help-all"), all);
   for (const option of Object.keys(flags)) {

@@ -107,6 +107,6 @@ function whoServes(): string {
 
 /** The path by which others start this program; the package's where it was not started as one. */
 function program(): string {
-  const path = (globalThis as { RINGFSD_EXEC_PATH?: string }).RINGFSD_EXEC_PATH;
-  return path?.startsWith("/") ? path : "/usr/bin/ringfsd";
+  const path = (globalThis as { RINGFSD_EXEC_PATH?: string }).RINGFSD_EXEC_PATH ?? Deno.execPath();
+  return path.startsWith("/") && !path.endsWith("/deno") ? path : "/usr/bin/ringfsd";
 }

@@ -156,3 +156,34 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  name: `zshCompletion() completes in an interactive zsh${without("zsh")}`,
+  ignore: !have("zsh") || !have("timeout"),
+  async fn() {
+    using dir = tempDir();
+    Deno.mkdirSync(`${dir.path}/folder`);
+    Deno.writeTextFileSync(`${dir.path}/_ringfsd`, zshCompletion());
+    const setUp = "PS1='rea''dy> '; unsetopt zle_bracketed_paste; bindkey '^I' complete-word; " +
+      `cd ${dir.path}; fpath=(${dir.path} $fpath); autoload -U compinit; compinit -u -D`;
+    const cases = [
+      ["ringfsd sh", "are"],
+      ["ringfsd share fo", "lder"],
+      ["ringfsd share --on", "ly"],
+      ["ringfsd share --only cl", "oud-hypervisor"],
+      ["ringfsd --cache me", "tadata"],
+      ["ringfsd doctor --js", "on"],
+    ];
+    // A pattern that never comes is ended by timeout(1). What is typed is not what is printed, so that its echo is no answer.
+    const tries = cases.map(([line, rest], i) =>
+      `zpty -w -n z ${JSON.stringify(line)}$'\\t'; zpty -r z out '*${rest}*'
+zpty -w z $'\\C-u'"print mar''k${i}."; zpty -r z out '*mark${i}.*'; print done`
+    );
+    const script = `zmodload zsh/zpty; zpty z zsh -f -i; zpty -w z ${JSON.stringify(setUp).replaceAll("$", "\\$")}
+zpty -r z out '*ready> *'\n${tries.join("\n")}\nzpty -d z`;
+    const { code, stdout } = await run("timeout", ["30", "zsh", "-fc", script], {
+      env: { HOME: dir.path, TERM: "vt100" },
+    });
+    assert.deepEqual([code, stdout.split("\n")], [0, cases.map(() => "done")]);
+  },
+});

@@ -19,7 +19,8 @@ async function main(args: readonly string[]): Promise<number> {
   if (taken) return await serve(taken, url);
   const command = COMMANDS.get(args[0]);
   if (command !== undefined) return await runCommand(command, args.slice(1), { say, complain, url });
-  const start = { program: programName(), sockets: passedSockets(), rustLog: Deno.env.get("RUST_LOG") };
+  const commands = [...COMMANDS.values()];
+  const start = { program: programName(), sockets: passedSockets(), rustLog: Deno.env.get("RUST_LOG"), commands };
   const parsed = await parseOptions(args, say, complain, start);
   return "exit" in parsed ? parsed.exit : await serve(parsed.options, url);
 }

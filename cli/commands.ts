@@ -3,6 +3,8 @@
  * by its name alone, before the daemon's own options are read, so that these stay as virtiofsd's.
  */
 import { readWords, type Usage } from "./parser.ts";
+import { doctor } from "./doctor_command.ts";
+import { share } from "./share_command.ts";
 
 /** What a command has to do with. */
 export interface Io {
@@ -14,7 +16,10 @@ export interface Io {
   url: string;
 }
 
-export interface Command<Given = unknown> extends Usage {
+// deno-lint-ignore no-explicit-any -- each has options of its own; the table of all does not know them
+export interface Command<Given = any> extends Usage {
+  /** Puts the words in order before they are read. Throws an Error with a sentence. */
+  arrange?(args: readonly string[]): string[];
   /** Resolves with the exit status. Rejects with an Error that says in one line what went wrong and what to do. */
   run(given: Given, words: readonly string[], io: Io): Promise<number>;
 }
@@ -23,15 +28,25 @@ const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
 
 /** All commands by their names. */
-export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([]);
+export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
+  ["share", share],
+  ["doctor", doctor],
+]);
 
 /** Runs a command. Resolves with the exit status. */
 export async function runCommand(command: Command, args: readonly string[], io: Io): Promise<number> {
-  const read = await readWords<unknown>(command, args, io.say);
-  if ("complaint" in read) {
-    io.complain(`${command.name}: ${read.complaint} (see ${command.name} --help)\n`);
+  const refuse = (complaint: string) => {
+    io.complain(`${command.name}: ${complaint} (see ${command.name} --help)\n`);
     return EXIT_USAGE;
+  };
+  let words = args;
+  try {
+    words = command.arrange?.(args) ?? args;
+  } catch (error) {
+    return refuse((error as Error).message);
   }
+  const read = await readWords<unknown>(command, words, io.say);
+  if ("complaint" in read) return refuse(read.complaint);
   if ("exit" in read) return read.exit === 0 ? 0 : EXIT_USAGE;
   try {
     return await command.run(read.given, read.words, io);

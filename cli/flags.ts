@@ -95,7 +95,9 @@ function whole(name: string, min: number, max: number): (input: string) => numbe
 
 function tag(input: string): string {
   const bytes = new TextEncoder().encode(input).length;
-  if (bytes === 0 || bytes > TAG_BYTES) throw new Error(`--tag takes a name of 1 to ${TAG_BYTES} bytes`);
+  if (bytes === 0 || bytes > TAG_BYTES) {
+    throw new Error(`--tag takes a name of 1 to ${TAG_BYTES} bytes, and this has ${bytes}: give another`);
+  }
   return input;
 }
 

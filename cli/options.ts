@@ -7,8 +7,11 @@ import { arrange, type Shape } from "./arguments.ts";
 import type { Carried } from "./carried.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
+import { suggestion } from "./nearest.ts";
+import { COMMON, GROUPS } from "./option_table.ts";
 import { readWords, type Usage } from "./parser.ts";
 import { capabilitiesOf, type Sandbox, type SeccompAction } from "./sandbox.ts";
+import type { Named } from "./help.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
 import type { IdRange } from "./user_namespace.ts";
@@ -70,6 +73,8 @@ export interface Start {
   program?: string;
   /** Sockets that it was given. */
   sockets?: readonly PassedSocket[];
+  /** What it can do besides serving, for the help. */
+  commands?: Iterable<Named>;
   /** RUST_LOG, the log level of a program that was called virtiofsd. */
   rustLog?: string;
 }
@@ -88,21 +93,37 @@ const MIGRATION = [
   "migration-confirm-paths",
 ] as const;
 
-const usage: Usage = {
+/** How the daemon itself is called. */
+export const USAGE: Usage = {
   name: "ringfsd",
   brief: "Shares a directory with virtual machines over virtio-fs",
   text: "Shares a directory with virtual machines over virtio-fs: a vhost-user-fs back end.\n\n" +
-    "  ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1\n" +
-    "  ringfsd --share tag=a,dir=/srv/a,socket=/run/a.sock --share tag=b,dir=/srv/b,socket=/run/b.sock,readonly\n\n" +
     "A share takes any option about its files and its device, without the dashes (cache=never, no-readdirplus, " +
     "translate-uid=…). Options beside the shares are the defaults of all. A comma in a value is written twice. " +
     "A file for --config has the same names, comments are allowed; the command line has the last word.\n\n" +
     "virtiofsd's old forms (-o source=DIR,cache=…, -d, -f, -V) are understood too.",
   flags,
+  forms: ["ringfsd COMMAND …"],
+  examples: [
+    ["ringfsd share /srv/vm1", "Picks tag and socket, prints what the hypervisor and the guest need, and serves."],
+    ["ringfsd --socket-path /run/vm1-fs.sock --shared-dir /srv/vm1", "Serves one directory to one virtual machine."],
+    [
+      "ringfsd --share tag=a,dir=/srv/a,socket=/run/a.sock --share tag=b,dir=/srv/b,socket=/run/b.sock,readonly",
+      "Serves two, each with options of its own.",
+    ],
+    ["ringfsd doctor /srv/vm1", "Looks whether this machine has what ringfsd needs."],
+  ],
+  groups: GROUPS,
+  common: COMMON,
 };
 
-function shapeOf(name: string): Shape | undefined {
-  const flag = Object.hasOwn(flags, name) ? flags[name as keyof typeof flags] : undefined;
+/** The shape of each option of a table. */
+export function shapes(table: Record<string, { kind: string }>): (name: string) => Shape | undefined {
+  return (name) => shapeIn(table, name);
+}
+
+function shapeIn(table: Record<string, { kind: string }>, name: string): Shape | undefined {
+  const flag = Object.hasOwn(table, name) ? table[name] : undefined;
   // --posix-acl alone is --posix-acl=on: what follows is another word.
   const value = flag?.kind !== "boolean" && name !== "posix-acl";
   return flag && { value, repeated: "variadic" in flag, negated: "negated" in flag };
@@ -119,13 +140,16 @@ export async function parseOptions(
     complain(`ringfsd: ${complaint} (see ringfsd --help)\n`);
     return { exit: EXIT_USAGE };
   };
+  if (args[0] === "help") args = ["--help"];
+  const strange = strangeWord(args, start.commands ?? []);
+  if (strange !== "") return refuse(strange);
   let words: string[];
   try {
-    words = arrange(args, shapeOf);
+    words = arrange(args, shapes(flags));
   } catch (error) {
     return refuse((error as Error).message);
   }
-  const read = await readWords<Flags>(usage, words, say);
+  const read = await readWords<Flags>(USAGE, words, say, start.commands);
   if ("complaint" in read) return refuse(read.complaint);
   if ("exit" in read) return { exit: read.exit === 0 ? 0 : EXIT_USAGE };
   try {
@@ -135,9 +159,32 @@ export async function parseOptions(
   }
 }
 
+/** What is wrong with a first word that is no option, or "". */
+function strangeWord([first = "-"]: readonly string[], commands: Iterable<Named>): string {
+  if (first.startsWith("-")) return "";
+  const names = [...commands].map(({ name }) => name.split(" ").at(-1)!);
+  if (isDirectory(first)) return `${first} is no option: to share that directory, ringfsd share ${first}`;
+  return `there is no command ${JSON.stringify(first)}${suggestion(first, names)}`;
+}
+
+function isDirectory(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
 /** The options that are named on a command line that was put in order. */
 function namesIn(words: readonly string[]): Set<string> {
   return new Set(words.flatMap((word) => /^--([^=]+)/.exec(word)?.[1] ?? []));
+}
+
+/** What options mean that were given all together. Throws an Error with a sentence where they cannot be. */
+export function optionsFrom(given: Flags): Options {
+  const parsed = decide(given, new Set(Object.keys(given)), () => {}, {});
+  if ("exit" in parsed) throw new Error("--version and --print-capabilities are for ringfsd alone");
+  return parsed.options;
 }
 
 /** Throws an Error with a sentence where what was given cannot be. */
@@ -257,7 +304,7 @@ function sharesOf(
     const share = shareOf({ ...wishes[i], fd: wishes[i].fd ?? passed.get(wishes[i]) }, queues, where);
     for (const name of namesOf(share)) {
       const other = taken.get(name);
-      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too`);
+      if (other !== undefined) throw new Error(`${whichOne}: ${name} is that of ${other} too: give it another`);
       taken.set(name, whichOne);
     }
     return share;
@@ -299,7 +346,9 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   const [dir, socket] = where === undefined ? ["--shared-dir DIR", "--socket-path PATH"] : ["dir=DIR", "socket=PATH"];
   if (sharedDir === undefined) throw complain(`which directory? Give ${dir}`);
   if (socketPath === undefined && fd === undefined) throw complain(`listen where? Give ${socket}`);
-  if (socketPath !== undefined && fd !== undefined) throw complain("--socket-path and --fd exclude each other");
+  if (socketPath !== undefined && fd !== undefined) {
+    throw complain("--socket-path and --fd exclude each other: give one");
+  }
   const groupName = given["socket-group"];
   const socketGroup = groupName === undefined ? undefined : groupId(groupName);
   if (groupName !== undefined) {
@@ -360,7 +409,7 @@ function contradiction(fs: FsOptions): string {
   const { translateUid, translateGid } = fs;
   try {
     if (createIds(translateUid, translateGid) !== null && fs.posixAcl !== false) {
-      return "--posix-acl and --translate-uid or --translate-gid exclude each other: ACLs hold ids that nobody translates";
+      return "--posix-acl and --translate-uid or --translate-gid exclude each other, for ACLs hold ids that nobody translates: leave one out";
     }
   } catch (error) {
     return `--translate-uid or --translate-gid ${(error as Error).message}`;

@@ -71,8 +71,10 @@ async function serveShares(options: Options, url: string, log: Log, notifier: No
     );
   });
   // Whoever finds a socket there may tell the process to end.
+  let interrupts = 0;
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
+      if (name === "SIGINT" && ++interrupts > 1) endAtOnce(options.shares);
       log.info(`${name}: ending`);
       ended.resolve(0);
     });
@@ -94,6 +96,19 @@ async function serveShares(options: Options, url: string, log: Log, notifier: No
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
   return code === 0 ? await closeAll(shares, log) : code;
+}
+
+/** For who presses Ctrl-C again. An exit would wait for threads that wait for the host's file system. */
+function endAtOnce(shares: readonly ShareOptions[]): never {
+  for (const { socketPath } of shares) {
+    try {
+      if (socketPath !== undefined) Deno.removeSync(socketPath);
+    } catch {
+      // It is gone, or cannot be reached from here.
+    }
+  }
+  Deno.kill(Deno.pid, "SIGKILL");
+  throw new Error("killed");
 }
 
 /** What systemctl status shows; the result is told of each front end that comes (1) or goes (-1). */

@@ -4,6 +4,7 @@
  */
 import { whyRefused } from "./arguments.ts";
 import { type Flags, flags, PROCESS_OPTIONS } from "./flags.ts";
+import { suggestion } from "./nearest.ts";
 
 /** A key with its values: texts; null where it stands alone; false where it is taken back. */
 type Entry = [key: string, values: readonly string[] | null | false];
@@ -48,7 +49,9 @@ export function readConfig(path: string): ConfigFile {
   try {
     text = Deno.readTextFileSync(path);
   } catch (error) {
-    throw new Error(`--config ${path}: ${(error as Error).message.replace(/ \(os error.*/s, "")}`);
+    throw new Error(
+      `--config ${path}: ${(error as Error).message.replace(/ \(os error.*/s, "")}: give the file's path`,
+    );
   }
   return parseConfig(text, path);
 }
@@ -59,7 +62,7 @@ export function parseConfig(text: string, path: string): ConfigFile {
   try {
     content = JSON.parse(plainJson(text));
   } catch (error) {
-    throw new Error(`${path}: ${(error as Error).message.replace(/\s+/g, " ")}`);
+    throw new Error(`${path}: ${(error as Error).message.replace(/\s+/g, " ")}: mend it there`);
   }
   if (!isObject(content)) throw new Error(`${path}: there must be an object, {"shares": [{…}, …], …}`);
   const { shares = [], ...outside } = content;
@@ -124,7 +127,9 @@ function read(
     const plain = said.startsWith("no-") && !Object.hasOwn(flags, said) ? said.slice(3) : said;
     const refused = whyRefused(plain);
     if (refused !== undefined) throw complain(refused);
-    if (!Object.hasOwn(flags, plain)) throw complain("is no option");
+    if (!Object.hasOwn(flags, plain)) {
+      throw complain(`is no option${suggestion(plain, [...Object.keys(flags), ...SHORT.keys()])}`);
+    }
     if (!isFor(plain)) throw complain(whyNot);
     const name = plain as keyof Flags;
     if (plain !== said && values !== null) throw complain("takes no value");

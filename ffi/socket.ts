@@ -4,7 +4,7 @@
  * For control planes. What the kernel follows pointers to (message header, iovec, control data, bytes) lies in one
  * mmapped page range of this isolate, so nothing moves under it; the caller's bytes are copied in and out.
  */
-import { EADDRINUSE, EAGAIN, ECONNREFUSED, EINTR, EINVAL, ENOENT } from "./errno.ts";
+import { EACCES, EADDRINUSE, EAGAIN, ECONNREFUSED, EINTR, EINVAL, ENOENT, EPERM, EROFS } from "./errno.ts";
 import { O_NONBLOCK } from "./arch.ts";
 import { checked, cString, errno, errorText, libc, SystemError } from "./libc.ts";
 import { allocate, type Mapping } from "./memory.ts";
@@ -187,6 +187,13 @@ export interface ListenOptions {
   group?: number;
 }
 
+const ADVICE: Record<number, string> = {
+  [ENOENT]: "make the directory that it is to be in, or choose another path",
+  [EACCES]: "this user may not make files there, choose another path",
+  [EPERM]: "that file system has no sockets, choose another path",
+  [EROFS]: "choose a path that can be written to",
+};
+
 /**
  * A listening socket at a path: nonblocking, closed on exec. The file of a socket whose owner is gone is replaced.
  * Throws an Error that says what to do where the path is too long, is no socket, or is in use by a live process.
@@ -200,7 +207,10 @@ export function listenUnix(path: string, options: ListenOptions = {}): number {
       removeStaleSocket(path);
       code = bindWithMode(fd, where, options.mode);
     }
-    if (code !== 0) throw new Error(`cannot listen on ${path}: ${errorText(code)}`);
+    if (code !== 0) {
+      const advice = ADVICE[code];
+      throw new Error(`cannot listen on ${path}: ${errorText(code)}${advice ? `: ${advice}` : ""}`);
+    }
     // Nobody can connect before it listens.
     if (options.group !== undefined) giveToGroup(path, options.group);
     if (libc.listen(fd, options.backlog ?? 16) < 0) throw new Error(`cannot listen on ${path}: ${errorText(errno())}`);
@@ -265,6 +275,11 @@ function probe(path: string): number {
   const code = libc.connect(fd, where, where.length) < 0 ? errno() : 0;
   libc.close(fd);
   return code === EPROTOTYPE ? 0 : code;
+}
+
+/** Whether a process has the socket at a path open. It does not notice. */
+export function isInUse(path: string): boolean {
+  return probe(path) === 0;
 }
 
 /** Connects to the stream socket at a path; closed on exec. Throws an Error with the path and the reason. */

@@ -1,6 +1,6 @@
 /** A shared directory: opened once, with the shared memory that its loops work on. For the control plane. */
 import { O_CLOEXEC, O_DIRECTORY, O_PATH, O_RDONLY } from "../ffi/arch.ts";
-import { EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
+import { EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { Log } from "../vq/log.ts";
 import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
@@ -18,13 +18,7 @@ import { virtio_fs_config } from "./wire.ts";
 
 /** Throws an Error that says what is wrong with a directory, where it cannot be shared. */
 export function checkDirectory(dir: string): void {
-  libc.close(openRoot(dir));
-}
-
-function openRoot(dir: string): number {
-  const fd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-  if (fd < 0) throw new Error(`cannot share ${dir}: ${errorText(errno())}`);
-  return fd;
+  libc.close(openDirectory(dir));
 }
 
 /**
@@ -32,12 +26,19 @@ function openRoot(dir: string): number {
  * what is wrong with the directory, or why its files cannot be known by file handle where they must.
  */
 export function openShare(dir: string, options: FsOptions, loops: number, log: Log): FsConfig {
-  const rootFd = openRoot(dir);
+  const rootFd = openDirectory(dir);
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
   if (failed < 0) {
     libc.close(rootFd);
     throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
+  }
+  const missing = whatIsMissing(rootFd);
+  if (missing !== "") log.warn(`${dir}: ${missing}`);
+  if (options.xattr && !hasXattrs(rootFd)) {
+    log.warn(
+      `${dir}: its file system has no extended attributes, the guest gets EOPNOTSUPP: leave --xattr out, or share another`,
+    );
   }
   const wanted = options.inodeFileHandles;
   let mountFd: number;
@@ -69,6 +70,40 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
   };
 }
 
+function hasXattrs(rootFd: number): boolean {
+  const path = cString(`/proc/self/fd/${rootFd}`);
+  return libc.getxattr(path, cString("user.ringfsd"), new Uint8Array(1), 0) >= 0 || errno() !== EOPNOTSUPP;
+}
+
+const ADVICE: Record<number, string> = {
+  [ENOENT]: "make the directory, or give another",
+  [ENOTDIR]: "give the directory that it is in",
+  [EACCES]: "this user needs the right to search (x) all directories above it",
+  [ENAMETOOLONG]: "give a shorter path, such as a link's",
+  [ELOOP]: "its symbolic links go in a circle",
+};
+
+/** Opens a directory with O_PATH. Throws an Error that says why it cannot be shared and what to do. */
+export function openDirectory(dir: string): number {
+  const fd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd >= 0) return fd;
+  const code = errno();
+  const advice = ADVICE[code];
+  throw new Error(`cannot share ${dir}: ${errorText(code)}${advice ? `: ${advice}` : ""}`);
+}
+
+/** What the process cannot do with an open directory, or "". The guest meets it as errors that it cannot explain. */
+export function whatIsMissing(rootFd: number): string {
+  const fd = libc.openat(rootFd, cString("."), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (fd >= 0) {
+    libc.close(fd);
+    return "";
+  }
+  return errno() === EACCES
+    ? "this user may not read it, and the guest cannot list it: give the user the right to read and search it (r-x), or start as its owner"
+    : "";
+}
+
 /** Gives back what `openShare` took. No loop may use any of it any more. */
 export function closeShare(config: FsConfig): void {
   const { rootFd, procFd, mountFd, session, loops, nodes, handles, locks, mounts } = config;
@@ -89,9 +124,20 @@ function openMount(dir: string, rootFd: number, wanted: FileHandles, log: Log): 
   const why = mountFd < 0 ? errorText(errno()) : tryHandles(rootFd, mountFd, wanted);
   if (why === "") return mountFd;
   if (mountFd >= 0) libc.close(mountFd);
-  if (wanted === "mandatory") throw new Error(`cannot share ${dir} with --inode-file-handles mandatory: ${why}`);
+  if (wanted === "mandatory") {
+    throw new Error(`cannot share ${dir} with --inode-file-handles mandatory: ${why}: give prefer`);
+  }
   log.debug(`files are known by descriptor alone: ${why}`);
   return -1;
+}
+
+/** Why the files of an open directory cannot be known by file handle, or "". */
+export function whyNoHandles(rootFd: number): string {
+  const mountFd = libc.openat(rootFd, cString("."), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  if (mountFd < 0) return errorText(errno());
+  const why = tryHandles(rootFd, mountFd, "prefer");
+  libc.close(mountFd);
+  return why;
 }
 
 /** Why file handles cannot be used, or "". */

@@ -2,81 +2,22 @@
  * What is generated from the option table (cli/flags.ts): the man page, and completions for bash, zsh and fish.
  * Usage: documents.ts man|bash|zsh|fish
  */
+import { type Command, COMMANDS } from "../cli/commands.ts";
 import { flags } from "../cli/flags.ts";
+import { wordsOf } from "../cli/help.ts";
+import { grouped, GROUPS, type Option, optionsOf } from "../cli/option_table.ts";
+import { USAGE } from "../cli/options.ts";
 
-/** An option as readers see it. */
-export interface Option {
-  name: string;
-  /** What stands for its value; "" for a switch. */
-  placeholder: string;
-  /** The values that it takes, where they are few. */
-  values: readonly string[];
-  /** Its value may be left out. */
-  bare: boolean;
-  /** Its default, where a text says it. */
-  usual: string;
-  /** --no-NAME takes it back. */
-  negated: boolean;
-  brief: string;
-}
+export type { Option };
 
-/** Headings, and what stands below each; what is not named is below the last. */
-const GROUPS: readonly [string, readonly string[]][] = [
-  ["What is shared, and where", ["shared-dir", "socket-path", "socket-group", "fd", "tag", "share", "config"]],
-  [
-    "What the guest may keep and do",
-    ["cache", "readdirplus", "writeback", "allow-direct-io", "allow-mmap", "readonly", "preserve-noatime"],
-  ],
-  [
-    "Attributes, users and locks",
-    [
-      ...["xattr", "xattrmap", "posix-acl", "security-label", "killpriv-v2", "posix-lock", "flock"],
-      ...["announce-submounts", "inode-file-handles", "translate-uid", "translate-gid"],
-    ],
-  ],
-  [
-    "Queues, threads and limits",
-    [
-      ...["num-request-queues", "cpu-affinity", "queue-affinity", "thread-pool-size", "poll-max-us"],
-      ...["rlimit-nofile"],
-    ],
-  ],
-  ["The process", []],
-];
-
-const VALUE = "VALUE";
-
-/** All options, in the order of the table. */
+/** All options of the daemon, in the order of the table. */
 export function options(): Option[] {
-  return Object.entries(flags).map(([name, flag]) => {
-    const values: readonly string[] = flag.kind === "enum" ? flag.values : [];
-    const placeholder = "placeholder" in flag ? flag.placeholder : values.length > 0 ? values.join("|") : VALUE;
-    const usual = "default" in flag && flag.kind !== "boolean" ? String(flag.default) : "";
-    return {
-      name,
-      placeholder: flag.kind === "boolean" ? "" : placeholder,
-      values,
-      bare: name === "posix-acl",
-      usual,
-      negated: "negated" in flag,
-      brief: flag.brief,
-    };
-  });
+  return optionsOf(flags);
 }
 
-function grouped(): [string, Option[]][] {
-  const left = new Map(options().map((option) => [option.name, option]));
-  const groups = GROUPS.map(([title, names]): [string, Option[]] => {
-    const members = names.map((name) => {
-      const option = left.get(name);
-      if (!option) throw new Error(`documents.ts: there is no option ${name}`);
-      left.delete(name);
-      return option;
-    });
-    return [title, members];
-  });
-  groups.at(-1)![1].push(...left.values());
-  return groups;
+/** The commands, each with its name alone and its options. */
+function commands(): { word: string; command: Command; options: Option[] }[] {
+  return [...COMMANDS].map(([word, command]) => ({ word, command, options: optionsOf(command.flags) }));
 }
 
 // --- the man page, man(7)
@@ -94,9 +35,28 @@ function manOption({ name, placeholder, bare, usual, negated, brief }: Option): 
   return `.TP\n.BR \\-\\-${roff(name)} ${behind}\n${text}.${usual === "" ? "" : `\nDefault: ${roff(usual)}.`}`;
 }
 
+function manExample([line, what]: readonly [string, string]): string {
+  return `.TP\n.B ${roff(line)}\n${roff(what)}`;
+}
+
+/** A command, with those of its options that are not the daemon's. */
+function manCommand({ word, command, options: all }: ReturnType<typeof commands>[number]): string {
+  const rows = command.flags as Record<string, unknown>;
+  const own = all.filter(({ name }) => rows[name] !== (flags as Record<string, unknown>)[name]);
+  const words = wordsOf(command).trim();
+  return [
+    `.SS ringfsd ${roff(word)}${words === "" ? "" : ` ${roff(words)}`} [OPTION...]`,
+    roff(command.text.replaceAll("\n\n", "\n")),
+    ...own.map(manOption),
+    ...(command.examples ?? []).map(manExample),
+  ].join("\n");
+}
+
 /** ringfsd(1). `date` is YYYY-MM-DD. */
 export function manPage(version: string, date: string): string {
-  const groups = grouped().map(([title, members]) => `.SS ${title}\n${members.map(manOption).join("\n")}`);
+  const groups = grouped(options(), GROUPS).map(([title, members]) => {
+    return `.SS ${title}\n${members.map(manOption).join("\n")}`;
+  });
   return `.\\" Made from the option table by packaging/documents.ts.
 .TH RINGFSD 1 "${date}" "ringfsd ${roff(version)}" "User Commands"
 .SH NAME
@@ -114,6 +74,9 @@ ringfsd \\- share a directory with virtual machines over virtio\\-fs
 .B ringfsd
 .BI \\-\\-config " FILE"
 .RI [ OPTION ...]
+.br
+.B ringfsd
+.IR COMMAND " ..."
 .SH DESCRIPTION
 A vhost\\-user\\-fs back end: a hypervisor connects to its socket, and the guest's virtiofs driver finds the files of the
 directory there. It takes the options of
@@ -135,12 +98,14 @@ has the same names; comments are allowed.
 .SH OPTIONS
 ${groups.join("\n")}
 .TP
-.B \\-\\-help
-Show all options.
+.BR \\-\\-help ", " \\-\\-help=all
+Show the options that most people need, or all of them, and the commands.
+.SH COMMANDS
+${commands().map(manCommand).join("\n")}
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
-Finish the requests in flight, for four seconds at most, and end.
+Finish the requests in flight, for four seconds at most, and end; at a second SIGINT, without waiting.
 .SH EXIT STATUS
 0 after a signal, or a disconnect that was to end it; 1 where it cannot go on; 2 where the command line is wrong. Each failure
 is one line on standard error.
@@ -168,17 +133,16 @@ whose socket is
 .I /usr/share/qemu/vhost\\-user/50\\-ringfsd.json
 How libvirt and others find it.
 .SH EXAMPLES
+${(USAGE.examples ?? []).map(manExample).join("\n")}
+.P
+With QEMU, on the host and in the guest:
+.P
 .nf
 ringfsd \\-\\-shared\\-dir /srv/vm1 \\-\\-socket\\-path /run/vm1.sock
 qemu\\-system\\-x86_64 \\-m 1G \\e
   \\-object memory\\-backend\\-memfd,id=mem,size=1G,share=on \\-numa node,memdev=mem \\e
   \\-chardev socket,id=fs,path=/run/vm1.sock \\e
   \\-device vhost\\-user\\-fs\\-pci,chardev=fs,tag=myfs ...
-.fi
-.P
-and in the guest
-.P
-.nf
 mount \\-t virtiofs myfs /mnt
 .fi
 .SH SEE ALSO
@@ -190,49 +154,92 @@ mount \\-t virtiofs myfs /mnt
 
 // --- completions
 
+type Completed = "dir" | "file" | "group" | "none" | readonly string[];
+
 /** What is completed behind an option: a kind of thing, or words. */
-function completes({ name, values }: Option): "dir" | "file" | "group" | readonly string[] {
-  if (name === "shared-dir") return "dir";
-  if (name === "socket-path" || name === "config") return "file";
-  if (name === "socket-group") return "group";
-  return values;
+function completes({ values, placeholder }: Option): Completed {
+  if (values.length > 0) return values;
+  return kindOf(placeholder);
+}
+
+/** What a placeholder stands for. */
+function kindOf(placeholder: string): Completed {
+  if (/^DIR$/.test(placeholder)) return "dir";
+  if (/^(PATH|FILE|SOCKET)$/.test(placeholder)) return "file";
+  return placeholder === "GROUP" ? "group" : "none";
 }
 
 /** --name and --no-name of each, and what has no row in the table. */
-function words(): string[] {
-  return [...options().flatMap(({ name, negated }) => negated ? [name, `no-${name}`] : [name]), "help"].map((name) =>
-    `--${name}`
-  );
+function words(all: readonly Option[]): string[] {
+  const names = all.flatMap(({ name, negated }) => negated ? [name, `no-${name}`] : [name]);
+  return [...names, "help", "help=all"].map((name) => `--${name}`);
 }
 
-export function bashCompletion(): string {
-  const cases = options().filter(({ placeholder, bare }) => placeholder !== "" && !bare).map((option) => {
+function bashReply(what: Completed): string {
+  if (what === "dir") return '-d -- "$value"';
+  if (what === "file") return '-f -- "$value"';
+  if (what === "group") return '-g -- "$value"';
+  return what === "none" ? '-W "" -- "$value"' : `-W "${what.join(" ")}" -- "$value"`;
+}
+
+/** What bash offers for one command: behind its options, else their names and what may stand beside them. */
+function bashFunction(name: string, all: readonly Option[], word: Completed): string {
+  const quoting = (what: Completed) => what === "dir" || what === "file";
+  const cases = all.filter(({ placeholder, bare }) => placeholder !== "" && !bare).map((option) => {
     const what = completes(option);
-    const reply = what === "dir"
-      ? '-d -- "$value"'
-      : what === "file"
-      ? '-f -- "$value"'
-      : what === "group"
-      ? '-g -- "$value"'
-      : `-W "${what.join(" ")}" -- "$value"`;
-    const quotes = what === "dir" || what === "file" ? "compopt -o filenames 2> /dev/null\n      " : "";
-    return `    --${option.name})\n      ${quotes}mapfile -t COMPREPLY < <(compgen ${reply})\n      return\n      ;;`;
+    const quotes = quoting(what) ? "compopt -o filenames 2> /dev/null\n      " : "";
+    const reply = `mapfile -t COMPREPLY < <(compgen ${bashReply(what)})`;
+    return `    --${option.name})\n      ${quotes}${reply}\n      return\n      ;;`;
   });
-  return `# bash completion for ringfsd; made from the option table by packaging/documents.ts.
-_ringfsd() {
+  const bare = all.filter((option) => option.bare).map((option) => {
+    return `    --${option.name})
+      if [ "\${COMP_WORDS[COMP_CWORD - 1]}" = "=" ] || [ "\${COMP_WORDS[COMP_CWORD]}" = "=" ]; then
+        mapfile -t COMPREPLY < <(compgen -W "${option.values.join(" ")}" -- "$value")
+        return
+      fi
+      ;;`;
+  });
+  const beside = word === "none" ? "" : `  if [[ $value != -* ]]; then
+    ${quoting(word) ? "compopt -o filenames 2> /dev/null\n    " : ""}mapfile -t COMPREPLY < <(compgen ${
+    bashReply(word)
+  })
+    return
+  fi
+`;
+  return `${name}() {
   local option=\${COMP_WORDS[COMP_CWORD - 1]} value=\${COMP_WORDS[COMP_CWORD]}
   # In --name=value, "=" is a word of its own.
   if [ "$value" = "=" ]; then value=; elif [ "$option" = "=" ]; then option=\${COMP_WORDS[COMP_CWORD - 2]}; fi
   case $option in
-${cases.join("\n")}
-    --posix-acl)
-      if [ "\${COMP_WORDS[COMP_CWORD - 1]}" = "=" ] || [ "\${COMP_WORDS[COMP_CWORD]}" = "=" ]; then
-        mapfile -t COMPREPLY < <(compgen -W "${flags["posix-acl"].values.join(" ")}" -- "$value")
-        return
-      fi
-      ;;
+${[...cases, ...bare, "    *) ;;"].join("\n")}
   esac
-  mapfile -t COMPREPLY < <(compgen -W "${words().join(" ")}" -- "$value")
+${beside}  mapfile -t COMPREPLY < <(compgen -W "${words(all).join(" ")}" -- "$value")
+}
+`;
+}
+
+/** What may stand beside a command's options. */
+function beside({ words }: Command): Completed {
+  return words === undefined ? "none" : kindOf(words.placeholder);
+}
+
+export function bashCompletion(): string {
+  const names = commands().map(({ word }) => word);
+  const ofCommands = commands().map(({ word, command, options: all }) => {
+    return bashFunction(`_ringfsd_${word}`, all, beside(command));
+  });
+  return `# bash completion for ringfsd; made from the option tables by packaging/documents.ts.
+${bashFunction("_ringfsd_daemon", options(), "none")}
+${ofCommands.join("\n")}
+_ringfsd() {
+  if [ "$COMP_CWORD" = 1 ] && [[ \${COMP_WORDS[1]} != -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "${[...names, ...words(options())].join(" ")}" -- "\${COMP_WORDS[1]}")
+    return
+  fi
+  case \${COMP_WORDS[1]} in
+${names.map((word) => `    ${word}) _ringfsd_${word} ;;`).join("\n")}
+    *) _ringfsd_daemon ;;
+  esac
 }
 complete -F _ringfsd ringfsd
 `;
@@ -243,30 +250,53 @@ function zshText(text: string): string {
   return text.replace(/[[\]:\\]/g, "\\$&").replaceAll("'", "'\\''");
 }
 
-export function zshCompletion(): string {
-  const specs = options().flatMap((option) => {
+function zshAction(what: Completed): string {
+  const actions: Record<string, string> = { dir: "_directories", file: "_files", group: "_groups", none: " " };
+  return typeof what === "string" ? actions[what] : `(${what.join(" ")})`;
+}
+
+function zshSpecs(all: readonly Option[]): string[] {
+  const specs = all.flatMap((option) => {
     const { name, placeholder, bare, negated, brief } = option;
     const text = zshText(brief);
-    const what = completes(option);
-    const action = what === "dir"
-      ? "_directories"
-      : what === "file"
-      ? "_files"
-      : what === "group"
-      ? "_groups"
-      : what.length > 0
-      ? `(${what.join(" ")})`
-      : " ";
     // "name=-" takes its value behind "=" only, "name=" either way.
+    const action = zshAction(completes(option));
     const value = placeholder === "" ? "" : `${bare ? "::" : ":"}${zshText(placeholder)}:${action}`;
     const takes = placeholder === "" ? "" : bare ? "=-" : "=";
     const one = `'*--${name}${takes}[${text}]${value}'`;
     return negated ? [one, `'*--no-${name}[${zshText(`Not ${name}`)}]'`] : [one];
   });
+  return [...specs, "'--help=-[Show what most people need, or all]::WHAT:(all)'"];
+}
+
+export function zshCompletion(): string {
+  const list = commands();
+  const cases = list.map(({ word, command, options: all }) => {
+    const what = beside(command);
+    const own = what === "none" ? [] : [`'*:${zshText(command.words!.placeholder)}:${zshAction(what)}'`];
+    return `    ${word})
+      shift words
+      ((CURRENT--))
+      _arguments \\
+        ${[...zshSpecs(all), ...own].join(" \\\n        ")}
+      return
+      ;;`;
+  });
   return `#compdef ringfsd
-# Made from the option table by packaging/documents.ts.
-_arguments \\
-  ${[...specs, "'--help[Show all options]'"].join(" \\\n  ")}
+# Made from the option tables by packaging/documents.ts.
+_ringfsd() {
+  if ((CURRENT == 2)) && [[ $words[2] != -* ]]; then
+    local -a commands=(${list.map(({ word, command }) => `\n      '${word}:${zshText(command.brief)}'`).join("")}
+    )
+    _describe command commands
+  fi
+  case $words[2] in
+${cases.join("\n")}
+  esac
+  _arguments \\
+    ${zshSpecs(options()).join(" \\\n    ")}
+}
+_ringfsd "$@"
 `;
 }
 
@@ -275,28 +305,44 @@ function fishText(text: string): string {
   return `'${text.replace(/['\\]/g, "\\$&")}'`;
 }
 
-export function fishCompletion(): string {
-  const lines = options().flatMap((option) => {
+function fishValues(what: Completed): string {
+  if (what === "none") return " -x";
+  if (what === "file") return " -r -F";
+  if (what === "dir") return " -x -a '(__fish_complete_directories)'";
+  if (what === "group") return " -x -a '(__fish_complete_groups)'";
+  return ` -x -a ${fishText(what.join(" "))}`;
+}
+
+/** The options of one command; `when` is the condition that it is the one. */
+function fishOptions(all: readonly Option[], when: string): string[] {
+  return all.flatMap((option) => {
     const { name, placeholder, bare, negated, brief } = option;
-    const what = completes(option);
-    const kind = placeholder === "" || bare
-      ? ""
-      : what === "file"
-      ? " -r -F"
-      : what === "dir"
-      ? " -x -a '(__fish_complete_directories)'"
-      : what === "group"
-      ? " -x -a '(__fish_complete_groups)'"
-      : what.length > 0
-      ? ` -x -a ${fishText(what.join(" "))}`
-      : " -x";
-    const one = `complete -c ringfsd -l ${name}${kind} -d ${fishText(brief)}`;
-    return negated ? [one, `complete -c ringfsd -l no-${name} -d ${fishText(`Not ${name}`)}`] : [one];
+    const kind = placeholder === "" || bare ? "" : fishValues(completes(option));
+    const one = `complete -c ringfsd -n ${when} -l ${name}${kind} -d ${fishText(brief)}`;
+    return negated ? [one, `complete -c ringfsd -n ${when} -l no-${name} -d ${fishText(`Not ${name}`)}`] : [one];
   });
-  return `# Made from the option table by packaging/documents.ts.
+}
+
+export function fishCompletion(): string {
+  const list = commands();
+  const names = list.map(({ word }) => word).join(" ");
+  const daemon = fishText(`not __fish_seen_subcommand_from ${names}`);
+  const lines = list.flatMap(({ word, command, options: all }) => {
+    const when = fishText(`__fish_seen_subcommand_from ${word}`);
+    const what = beside(command);
+    return [
+      `complete -c ringfsd -n __fish_is_first_arg -a ${word} -d ${fishText(command.brief)}`,
+      ...(what === "none"
+        ? []
+        : [`complete -c ringfsd -n ${when}${fishValues(what).replace(" -x", "").replace(" -r", "")}`]),
+      ...fishOptions(all, when),
+    ];
+  });
+  return `# Made from the option tables by packaging/documents.ts.
 complete -c ringfsd -f
-${lines.join("\n")}
-complete -c ringfsd -l help -d 'Show all options'
+${[...lines, ...fishOptions(options(), daemon)].join("\n")}
+complete -c ringfsd -l help -d 'Show the options that most people need'
+complete -c ringfsd -l help-all -d 'Show all options'
 `;
 }
 

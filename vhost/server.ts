@@ -50,6 +50,7 @@ export class Server {
   /** The connection is `#fd` itself. */
   readonly #isConnection: boolean;
   #session: Session | null = null;
+  #waiting: Promise<boolean> | null = null;
   #serving: Promise<void> | null = null;
   #closing = false;
   #endPause: (() => void) | null = null;
@@ -110,12 +111,12 @@ export class Server {
 
   /** The next connection, or -1 when the server is to end. */
   async #accept(): Promise<number> {
-    const { reactor, log } = this.#options;
+    const { log } = this.#options;
     while (!this.#closing) {
       const fd = accept(this.#fd);
       if (fd >= 0) return fd;
       if (wouldBlock(fd)) {
-        if (!await reactor.readable(this.#fd)) return -1;
+        if (!await this.#someoneWaits()) return -1;
       } else if (fd === -EMFILE || fd === -ENFILE || fd === -ENOMEM) {
         log.error(`cannot accept a front end: ${errorText(-fd)}: raise the limit (ulimit -n); trying again`);
         await this.#pause(RETRY_MS);
@@ -126,6 +127,19 @@ export class Server {
     return -1;
   }
 
+  /** Resolves when somebody wants to be accepted; false: the server is to end. The reactor has one waiter for a descriptor. */
+  #someoneWaits(): Promise<boolean> {
+    return this.#waiting ??= this.#options.reactor.readable(this.#fd).finally(() => this.#waiting = null);
+  }
+
+  /** Who connects meanwhile is not answered, and would not know why. */
+  async #tellOfNext(session: Session): Promise<void> {
+    if (!await this.#someoneWaits() || this.#session !== session) return;
+    this.#options.log.warn(
+      "another front end has connected, and waits until the first one goes: give each virtual machine a share of its own (--share)",
+    );
+  }
+
   /** Serves one front end from beginning to end. Resolves with the number of its messages. */
   async #runSession(fd: number): Promise<number> {
     const { reactor, device, log, onFrontEnd } = this.#options;
@@ -133,6 +147,8 @@ export class Server {
     const session = this.#session = new Session(new Connection(reactor, fd), device, log);
     log.info(`${who} connected`);
     onFrontEnd?.(true);
+    // A failure of the listening socket shows when the next is to be accepted.
+    if (!this.#isConnection) this.#tellOfNext(session).catch(() => {});
     try {
       await session.run();
       log.info(`${who} disconnected`);

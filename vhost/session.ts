@@ -25,6 +25,8 @@ const ACK = 0;
 const NACK = 1;
 /** Refused requests in one session before it is ended: a bound on what a front end can make the log grow by. */
 const REFUSALS_MAX = 32;
+const NO_MEMORY = "has shared no memory: give the virtual machine shared memory (QEMU: -object " +
+  "memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem; libvirt: <memoryBacking> with <access mode='shared'/>)";
 
 /** A handler's result is the payload of the message's own reply; none for messages without one. */
 type Reply = Uint8Array | void;
@@ -43,6 +45,7 @@ export class Session {
   /** Where requests of ours to the front end go, SET_BACKEND_REQ_FD; or -1. */
   #backendFd = -1;
   #refusals = 0;
+  #toldOfMemory = false;
   #messages = 0;
 
   constructor(connection: Connection, device: VirtioDevice, log: Log) {
@@ -149,7 +152,9 @@ export class Session {
     const ring = this.#rings[index];
     const count = this.#rings.length;
     if (ring === undefined) {
-      throw new ProtocolError(`queue ${index}, where the device has ${count}: the front end must have no more queues`);
+      throw new ProtocolError(
+        `queue ${index}, where the device has ${count}: give the front end fewer (num-request-queues), or the device more (--num-request-queues)`,
+      );
     }
     return ring;
   }
@@ -212,7 +217,8 @@ export class Session {
     const { payload, fds } = message;
     const count = payload.getUint32(wire.memory_table.num_regions, true);
     const room = Math.floor((payload.byteLength - wire.memory_table.regions) / wire.memory_region.sizeof);
-    if (count === 0 || count > room) throw new ProtocolError(`${count} regions in a payload with room for ${room}`);
+    if (count === 0) throw new ProtocolError(`the front end ${NO_MEMORY}`);
+    if (count > room) throw new ProtocolError(`${count} regions in a payload with room for ${room}`);
     if (count !== fds.length) throw new ProtocolError(`${count} regions with ${fds.length} descriptors`);
     const regions = fds.map((fd, i) =>
       readRegion(payload, wire.memory_table.regions + i * wire.memory_region.sizeof, fd)
@@ -262,7 +268,16 @@ export class Session {
   async #setVringEnable(payload: DataView): Promise<void> {
     const { index, num } = readVringState(payload);
     if (num > 1) throw new ProtocolError(`${num} is neither 0 (disable) nor 1 (enable)`);
-    await this.#ring(index).setEnabled(num === 1);
+    const ring = this.#ring(index);
+    this.#tellOfMemory(num === 1);
+    await ring.setEnabled(num === 1);
+  }
+
+  /** QEMU leaves out what it cannot share, says nothing where memory goes by slots, and its guest waits for answers for ever. */
+  #tellOfMemory(enabled: boolean): void {
+    if (!enabled || this.#toldOfMemory || this.#memory.regions.length > 0) return;
+    this.#toldOfMemory = true;
+    this.#log.error(`the front end enables its queues, and it ${NO_MEMORY}`);
   }
 
   async #setVringFd(which: RingFd, message: Message): Promise<void> {

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { allowedCpus } from "../../ffi/affinity.ts";
 import { defaultOptions } from "../../fs/config.ts";
+import { flags } from "../../cli/flags.ts";
+import { COMMON, GROUPS } from "../../cli/option_table.ts";
 import { type Options, parseOptions } from "../../cli/options.ts";
 
 async function parse(...args: string[]) {
@@ -96,11 +98,35 @@ Deno.test("parseOptions() --version, --help and --print-capabilities say and end
   assert.match(said, /^ringfsd \S+\n$/);
   const help = await parse("--help");
   assert.deepEqual(help.parsed, { exit: 0 });
-  for (const option of ["shared-dir", "socket-path", "cache", "poll-max-us"]) {
-    assert.ok(help.said.includes(option), option);
+  // What most people need, with examples; --help=all and its like have every option, below the same headings.
+  for (const option of COMMON) assert.match(help.said, new RegExp(`^  --${option}[ [\n]`, "m"), option);
+  assert.doesNotMatch(help.said, /poll-max-us/);
+  assert.match(help.said, /^Examples:\n {2}ringfsd share /m);
+  assert.ok(help.said.split("\n").every((line) => line.length <= 110));
+  assert.deepEqual(await parse("-h"), help);
+  assert.deepEqual(await parse("help"), help);
+  const all = await parse("--help=all");
+  assert.deepEqual(await parse("--help-all"), all);
+  for (const option of Object.keys(flags)) {
+    assert.match(all.said, new RegExp(`^  --(\\[no-\\])?${option}[ [\n]`, "m"), option);
   }
+  for (const [title] of GROUPS) for (const { said } of [help, all]) assert.ok(said.includes(`\n${title}:\n`), title);
   const capabilities = await parse("--print-capabilities");
   assert.equal(JSON.parse(capabilities.said).type, "fs");
+});
+
+Deno.test("parseOptions() a first word that is no option is answered by what was meant", async () => {
+  const commands = [{ name: "ringfsd share", brief: "" }, { name: "ringfsd doctor", brief: "" }];
+  const line = async (...args: string[]) => {
+    let complaint = "";
+    const parsed = await parseOptions(args, () => {}, (text) => void (complaint += text), { commands });
+    assert.deepEqual(parsed, { exit: 2 });
+    return complaint;
+  };
+  assert.match(await line("shar", "x"), /^ringfsd: there is no command "shar", did you mean share\? /);
+  assert.match(await line("doctro"), /did you mean doctor\?/);
+  assert.match(await line("frobnicate"), /^ringfsd: there is no command "frobnicate" \(/);
+  assert.match(await line("/usr"), /^ringfsd: \/usr is no option: to share that directory, ringfsd share \/usr \(/);
 });
 
 Deno.test("parseOptions() tag of 36 bytes is the longest", async () => {

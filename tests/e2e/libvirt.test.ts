@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { daemonCommand } from "../guest/daemon.ts";
 import { setUp } from "../guest/guest.ts";
+import { Output } from "../guest/output.ts";
+import { until } from "../guest/poll.ts";
 
 const initScript = new URL("../guest/init", import.meta.url).pathname;
 const DEADLINE_MS = 120_000;
@@ -50,13 +52,24 @@ async function makeGuest(dir: string): Promise<void> {
   assert.ok(success);
 }
 
-/** As docs/LIBVIRT.md has it, around it the least that boots. */
-function domain(dir: string, binary: string): string {
+const MEMORY = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>";
+
+/** As docs/LIBVIRT.md has it. */
+const byBinary = (dir: string, binary: string) =>
+  `<filesystem type='mount' accessmode='passthrough'>
+      <driver type='virtiofs' queue='1024'/>
+      <binary path='${binary}' xattr='on'><cache mode='always'/></binary>
+      <source dir='${dir}/share'/>
+      <target dir='myfs'/>
+    </filesystem>`;
+
+/** The least that boots. */
+function domain(dir: string, filesystem: string, memory = MEMORY): string {
   return `<domain type='qemu'>
   <name>ringfsd-test</name>
   <memory unit='MiB'>256</memory>
   <vcpu>1</vcpu>
-  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+  ${memory}
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>${dir}/kernel</kernel>
@@ -67,71 +80,125 @@ function domain(dir: string, binary: string): string {
   <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
   <devices>
     <serial type='file'><source path='${dir}/console'/><target port='0'/></serial>
-    <filesystem type='mount' accessmode='passthrough'>
-      <driver type='virtiofs' queue='1024'/>
-      <binary path='${binary}' xattr='on'><cache mode='always'/></binary>
-      <source dir='${dir}/share'/>
-      <target dir='myfs'/>
-    </filesystem>
+    ${filesystem}
     <memballoon model='none'/>
   </devices>
 </domain>
 `;
 }
 
+interface Booted {
+  console: string;
+  /** Of the daemon that libvirt started, if it did. */
+  log: string;
+  everything: string;
+}
+
+/** Has libvirt start the domain, until its guest has done what it is to do. `make` returns the domain's XML. */
+async function boot(dir: string, make: () => string): Promise<Booted> {
+  const text = (path: string) => {
+    try {
+      return Deno.readTextFileSync(`${dir}/${path}`);
+    } catch {
+      return "";
+    }
+  };
+  const virsh = new Deno.Command("virsh", {
+    args: ["-q", "-c", makeRoot(dir)],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const said = Promise.all([virsh.stdout.text(), virsh.stderr.text()]);
+  const writer = virsh.stdin.getWriter();
+  const tell = (line: string) => writer.write(new TextEncoder().encode(`${line}\n`));
+  try {
+    await makeGuest(dir);
+    Deno.writeTextFileSync(`${dir}/share/from-host`, "from the host\n");
+    Deno.writeTextFileSync(`${dir}/domain.xml`, make());
+    await tell(`create ${dir}/domain.xml`);
+    const deadline = performance.now() + DEADLINE_MS;
+    while (!/@ringfsd exit \d+/.test(text("console"))) {
+      if (performance.now() > deadline) break;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  } finally {
+    // A guest that has powered off is gone by itself.
+    await tell("destroy ringfsd-test");
+    await tell("quit");
+    await writer.close();
+    await virsh.status;
+  }
+  const [console, log] = [text("console"), text("root/log/qemu/ringfsd-test-fs0-virtiofsd.log")];
+  return { console, log, everything: [console, log, ...await said].join("\n") };
+}
+
+/** The guest has mounted the share, read a file and written one. */
+function checkGuest(dir: string, { console, everything }: Booted): void {
+  assert.match(console, /^myfs \/mnt virtiofs [^\n]*\nfrom the host\r?\n/m, everything);
+  assert.match(console, /^@ringfsd exit 0\r?$/m, everything);
+  assert.equal(Deno.readTextFileSync(`${dir}/share/from-guest`), "from the guest\n");
+}
+
+function withDir(body: (dir: string) => Promise<void>): () => Promise<void> {
+  return async () => {
+    const dir = Deno.makeTempDirSync({ prefix: "ringfsd-libvirt-" });
+    Deno.mkdirSync(`${dir}/share`);
+    try {
+      await body(dir);
+    } finally {
+      Deno.removeSync(dir, { recursive: true });
+    }
+  };
+}
+
 Deno.test({
   name: `libvirt starts a guest whose share is ringfsd's${cannot && ` (skipped: ${cannot})`}`,
   ignore: cannot !== "",
-  fn: async () => {
-    const dir = Deno.makeTempDirSync({ prefix: "ringfsd-libvirt-" });
-    const text = (path: string) => {
-      try {
-        return Deno.readTextFileSync(`${dir}/${path}`);
-      } catch {
-        return "";
-      }
-    };
-    const virsh = new Deno.Command("virsh", {
-      args: ["-q", "-c", makeRoot(dir)],
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    const said = Promise.all([virsh.stdout.text(), virsh.stderr.text()]);
-    const writer = virsh.stdin.getWriter();
-    const tell = (line: string) => writer.write(new TextEncoder().encode(`${line}\n`));
-    const log = () => text("root/log/qemu/ringfsd-test-fs0-virtiofsd.log");
-    try {
-      await makeGuest(dir);
-      Deno.mkdirSync(`${dir}/share`);
-      Deno.writeTextFileSync(`${dir}/share/from-host`, "from the host\n");
+  fn: withDir(async (dir) => {
+    const booted = await boot(dir, () => {
       // A <binary> has no arguments.
       const binary = `${dir}/ringfsd`;
       Deno.writeTextFileSync(binary, `#!/bin/sh\nexec ${daemonCommand().join(" ")} "$@"\n`);
       Deno.chmodSync(binary, 0o755);
-      Deno.writeTextFileSync(`${dir}/domain.xml`, domain(dir, binary));
-      await tell(`create ${dir}/domain.xml`);
-      const deadline = performance.now() + DEADLINE_MS;
-      while (!/@ringfsd exit \d+/.test(text("console"))) {
-        if (performance.now() > deadline) break;
-        await new Promise((resolve) => setTimeout(resolve, 50));
-      }
-    } finally {
-      // A guest that has powered off is gone by itself.
-      await tell("destroy ringfsd-test");
-      await tell("quit");
-      await writer.close();
-      await virsh.status;
-    }
+      return domain(dir, byBinary(dir, binary));
+    });
+    checkGuest(dir, booted);
+    assert.match(booted.log, /^ringfsd: \S+ shares \S+ on descriptor \d+$/m);
+    assert.match(booted.log, /front end \(process \d+\) connected/);
+  }),
+});
+
+Deno.test({
+  name: `libvirt connects a guest to ringfsd share, by the XML that it prints${cannot && ` (skipped: ${cannot})`}`,
+  ignore: cannot !== "",
+  fn: withDir(async (dir) => {
+    const [program, ...words] = daemonCommand();
+    const args = [
+      ...words,
+      "share",
+      `${dir}/share`,
+      "--tag",
+      "myfs",
+      "--socket-path",
+      `${dir}/socket`,
+      "--only",
+      "libvirt",
+    ];
+    const daemon = new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "piped" }).spawn();
+    const output = new Output(daemon.stdout, daemon.stderr);
     try {
-      const everything = [text("console"), log(), ...await said].join("\n");
-      assert.match(text("console"), /^myfs \/mnt virtiofs [^\n]*\nfrom the host\r?\n/m, everything);
-      assert.match(text("console"), /^@ringfsd exit 0\r?$/m, everything);
-      assert.equal(text("share/from-guest"), "from the guest\n");
-      assert.match(log(), /^ringfsd: \S+ shares \S+ on descriptor \d+$/m);
-      assert.match(log(), /front end \(process \d+\) connected/);
+      await until("the daemon's socket", () => Deno.lstat(`${dir}/socket`).then(() => true, () => false), 20_000);
+      const booted = await boot(dir, () => {
+        const [memory, external] = output.text.split(/(?=<!-- (?:either|or))/);
+        return domain(dir, external, memory);
+      });
+      checkGuest(dir, booted);
+      await until("the front end's leave", () => output.text.includes(" disconnected\n"), 20_000);
     } finally {
-      Deno.removeSync(dir, { recursive: true });
+      daemon.kill("SIGTERM");
+      assert.equal((await daemon.status).code, 0, output.text);
+      await output.ended;
     }
-  },
+  }),
 });

@@ -1,6 +1,7 @@
 #!/bin/bash
 # boot.sh uml|kvm|tcg --dir RUNDIR [--socket S --tag T] (--run SCRIPT | --agent | --shell GREETING) [--add FILE]…
 #         [--mem MIB] [--cpus N] [--queues N] [--reboot] [--kernel KERNEL] [--queue-size N] [--qemu ARGUMENT]…
+#         [--lines FILE]
 # Boots a guest with the vhost-user-fs device behind socket S mounted on /mnt, on this terminal or these pipes, and becomes it (exec):
 # killing this process kills the guest. RUNDIR is a folder for the guest's files; it is the caller's to delete.
 #   --run     run SCRIPT in the guest and power off; the console says "@ringfsd exit STATUS"
@@ -10,13 +11,14 @@
 #   --reboot  `reboot -f` in the guest resets the machine, instead of ending it (User-Mode Linux always does so)
 #   --kernel  a kernel that setup.sh knows, instead of this Debian's
 #   --qemu    an argument more for QEMU
+#   --lines   a shell command for QEMU that says memory and share, instead of --mem, --socket and --tag's part in it
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 die() { echo "guest: $*" >&2; exit 1; }
 
 kind=${1:-}
 shift || true
-dir='' socket='' tag='' mode='' script='' greeting='' mem=256 cpus=1 queues=1 reboot='' files=() kernel=() device='' qemu=()
+dir='' socket='' tag='' mode='' script='' greeting='' mem=256 cpus=1 queues=1 reboot='' files=() kernel=() device='' qemu=() lines=''
 while [ $# -gt 0 ]; do
   case $1 in
     --agent) mode=agent && shift && continue ;;
@@ -36,6 +38,7 @@ while [ $# -gt 0 ]; do
     --queue-size) device=",queue-size=$2" ;;
     --kernel) kernel=("$2") ;;
     --qemu) qemu+=("$2") ;;
+    --lines) lines=$(< "$2") ;;
     *) die "unknown option $1: see the head of boot.sh" ;;
   esac
   shift 2
@@ -80,8 +83,7 @@ case $kind in
   kvm | tcg)
     parts=$cache/${kernel[0]:-pc}
     cp "$parts/initrd" "$initrd"
-    arguments=(-machine q35 -accel "$kind" -m "${mem}M" -smp "$cpus" -nodefaults -no-user-config -display none
-      -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem"
+    arguments=(-machine q35 -accel "$kind" -smp "$cpus" -nodefaults -no-user-config -display none
       -kernel "$parts/kernel" -initrd "$initrd"
       -append "console=ttyS0 quiet loglevel=$loglevel panic=1 mitigations=off nokaslr random.trust_cpu=on")
     # QEMU 7.2 emulates cmpxchg16b with flags that may be stale, which newer kernels' allocator does not survive for long.
@@ -94,10 +96,15 @@ case $kind in
       arguments+=(-chardev "stdio,id=con,signal=off")
     fi
     arguments+=(-serial chardev:con)
-    [ -z "$socket" ] ||
-      arguments+=(-chardev "socket,id=fs,path=$socket"
-        -device "vhost-user-fs-pci,chardev=fs,tag=$tag,num-request-queues=$queues$device")
-    command=(qemu-system-x86_64 "${arguments[@]}" "${qemu[@]}")
+    if [ -n "$lines" ]; then
+      command=(bash -c "$lines \"\$@\"" bash "${arguments[@]}" "${qemu[@]}")
+    else
+      arguments+=(-m "${mem}M" -object "memory-backend-memfd,id=mem,size=${mem}M,share=on" -numa "node,memdev=mem")
+      [ -z "$socket" ] ||
+        arguments+=(-chardev "socket,id=fs,path=$socket"
+          -device "vhost-user-fs-pci,chardev=fs,tag=$tag,num-request-queues=$queues$device")
+      command=(qemu-system-x86_64 "${arguments[@]}" "${qemu[@]}")
+    fi
     ;;
 esac
 (cd "$tree" && find . | sort | "$cache/bin/busybox" cpio -o -H newc -R 0:0 2> /dev/null | gzip -1) >> "$initrd"

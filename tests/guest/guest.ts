@@ -30,6 +30,8 @@ export interface BootOptions {
   qemu?: string[];
   /** The guest's memory; boot.sh has a default. */
   memMib?: number;
+  /** A file with a shell command for QEMU, which says memory and share itself. */
+  lines?: string;
 }
 
 export interface Result {
@@ -69,8 +71,20 @@ export class Guest {
    * @throws Error with the end of the console when it has not come up after 90 s
    */
   static async boot(options: BootOptions): Promise<Guest> {
-    const { kind, socket, tag, runDir, files = [], cpus = 1, queues = cpus, queueSize, memMib, kernel, qemu = [] } =
-      options;
+    const {
+      kind,
+      socket,
+      tag,
+      runDir,
+      files = [],
+      cpus = 1,
+      queues = cpus,
+      queueSize,
+      memMib,
+      kernel,
+      qemu = [],
+      lines,
+    } = options;
     await setUp(kind, kernel);
     // A session of its own: User-Mode Linux is many processes, which are killed as one group.
     const process = new Deno.Command("setsid", {
@@ -83,6 +97,7 @@ export class Guest {
         ...["--cpus", `${cpus}`, "--queues", `${queues}`],
         ...(queueSize ? ["--queue-size", `${queueSize}`] : []),
         ...(kernel ? ["--kernel", kernel] : []),
+        ...(lines ? ["--lines", lines] : []),
         ...qemu.flatMap((argument) => ["--qemu", argument]),
         ...files.flatMap((file) => ["--add", file]),
       ],

@@ -219,7 +219,7 @@ Deno.test("SET_MEM_TABLE throws a front end out for wrong counts", () =>
     const two = [{}, SECOND];
     const send = (payload: Uint8Array, fds: number[], why: RegExp) =>
       thrownOut(bench, W.VHOST_USER_SET_MEM_TABLE, payload, fds, why);
-    await send(memTable([{}], 0), [fd], /0 regions/);
+    await send(memTable([{}], 0), [fd], /the front end has shared no memory: .*share=on/);
     await send(memTable([{}], 2), [fd, fd], /2 regions in a payload with room for 1/);
     await send(memTable([{}], 0xffffffff), [fd], /4294967295 regions/);
     await send(memTable(two), [fd], /2 regions with 1 descriptors/);

@@ -86,6 +86,25 @@ Deno.test("Server.serve() lets a second front end wait until the first has gone"
     await first.closed();
     assert.equal((await second.receive()).request, W.VHOST_USER_GET_FEATURES);
     assert.equal(bench.device.calls.at(-1), "reset");
+    // Said once, while it waited.
+    const [warning, ...more] = bench.log.take("warn");
+    assert.match(warning, /^warn: another front end has connected, and waits until the first one goes: give each /);
+    assert.deepEqual(more, []);
+    // The third does not find the watch of the first session in its way.
+    second.close();
+    const third = bench.connect();
+    await third.raw(message(W.VHOST_USER_GET_FEATURES));
+    assert.equal((await third.receive()).request, W.VHOST_USER_GET_FEATURES);
+  }));
+
+Deno.test("a front end that enables queues and shares no memory is told so once", () =>
+  withServer(async ({ connect, log }) => {
+    const end = connect();
+    for (let i = 0; i < 2; i++) await end.tell(W.VHOST_USER_SET_VRING_ENABLE, u32(i, 1));
+    await end.settle();
+    const [line, ...more] = log.take("error");
+    assert.match(line, /enables its queues, and it has shared no memory: give the virtual machine .*share=on/);
+    assert.deepEqual(more, []);
   }));
 
 Deno.test("Server with exitOnDisconnect ends with its front end, not with a look at the socket", () =>

@@ -8,9 +8,12 @@ import type { VirtioDevice } from "../vq/device.ts";
 import type { Log } from "../vq/log.ts";
 import type { Connection, Message } from "./connection.ts";
 import { ProtocolError, reasonOf, Refused } from "./errors.ts";
+import { Inflight } from "./inflight.ts";
 import { checkWithinFile, MemoryTable } from "./memory.ts";
 import {
   checkedQueueSize,
+  inflightReply,
+  readInflight,
   readRegion,
   readVringAddr,
   readVringFd,
@@ -26,8 +29,14 @@ const NACK = 1;
 /** Refused requests in one session before it is ended: a bound on what a front end can make the log grow by. */
 const REFUSALS_MAX = 32;
 
+/** A payload with a descriptor, which is closed when both are sent. */
+interface WithFd {
+  payload: Uint8Array;
+  fd: number;
+}
+
 /** A handler's result is the payload of the message's own reply; none for messages without one. */
-type Reply = Uint8Array | void;
+type Reply = Uint8Array | WithFd | void;
 type Handler = (session: Session, message: Message) => Reply | Promise<Reply>;
 
 export class Session {
@@ -35,6 +44,7 @@ export class Session {
   readonly #device: VirtioDevice;
   readonly #log: Log;
   readonly #memory: MemoryTable;
+  readonly #inflight: Inflight;
   readonly #rings: readonly Ring[];
   readonly #offered: bigint;
   readonly #protocolOffered: bigint;
@@ -53,10 +63,11 @@ export class Session {
       wire.VHOST_USER_F_PROTOCOL_FEATURES | device.features;
     this.#protocolOffered = wire.VHOST_USER_PROTOCOL_F_MQ | wire.VHOST_USER_PROTOCOL_F_REPLY_ACK |
       wire.VHOST_USER_PROTOCOL_F_BACKEND_REQ | wire.VHOST_USER_PROTOCOL_F_RESET_DEVICE |
-      wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
+      wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | wire.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD |
       // QEMU 7.1 to 8.0 crash on it where they do not expect it.
       (device.config.length > 0 ? wire.VHOST_USER_PROTOCOL_F_CONFIG : 0n);
     const memory = this.#memory = new MemoryTable(device);
+    this.#inflight = new Inflight(device);
     const hasFeature = (bit: bigint) => (this.#features & bit) !== 0n;
     const context: RingContext = {
       get eventIdx() {
@@ -106,6 +117,7 @@ export class Session {
     } finally {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();
+      this.#inflight.close();
       if (this.#backendFd >= 0) libc.close(this.#backendFd);
       this.#connection.close();
     }
@@ -123,8 +135,17 @@ export class Session {
       this.#logRefusal(refused);
       return await this.#connection.reply(request, u64(NACK));
     }
-    if (reply !== undefined) await this.#connection.reply(request, reply);
+    if (reply !== undefined) await this.#reply(request, reply);
     else if (this.#wantsAck(message)) await this.#connection.reply(request, u64(ACK));
+  }
+
+  async #reply(request: number, reply: Uint8Array | WithFd): Promise<void> {
+    if (reply instanceof Uint8Array) return await this.#connection.reply(request, reply);
+    try {
+      await this.#connection.reply(request, reply.payload, [reply.fd]);
+    } finally {
+      libc.close(reply.fd);
+    }
   }
 
   #logRefusal(refused: string): void {
@@ -196,12 +217,13 @@ export class Session {
     for (const ring of this.#rings) await ring.setEnabled(false);
   }
 
-  /** Memory stays: it is the front end's, which sends only changes to it where memory slots are negotiated. */
+  /** Memory and in-flight area stay: they are the front end's, which sends only changes to it where memory slots are negotiated. */
   async #resetDevice(): Promise<void> {
     await this.#device.reset();
     for (const ring of this.#rings) ring.reset();
     this.#features = 0n;
     await this.#memory.restore();
+    await this.#inflight.restore();
   }
 
   #getQueueNum(): Reply {
@@ -275,6 +297,18 @@ export class Session {
     this.#backendFd = message.takeFds()[0];
   }
 
+  #getInflightFd(payload: DataView<ArrayBuffer>): Reply {
+    const asked = readInflight(payload);
+    const { fd, size } = this.#inflight.create(asked);
+    return { payload: inflightReply(payload, { ...asked, size, offset: 0 }), fd };
+  }
+
+  async #setInflightFd(message: Message): Promise<void> {
+    await this.#inflight.set(readInflight(message.payload), message.fds[0]);
+    message.takeFds();
+    await this.#updateRings();
+  }
+
   /**
    * The payload comes back filled in. Bytes beyond the device's own are 0, as a driver takes fields that a device
    * does not have. No payload at all is the protocol's way to refuse.
@@ -315,6 +349,8 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_ERR, (s, m) => s.#setVringFd("err", m)],
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
     [wire.VHOST_USER_SET_BACKEND_REQ_FD, (s, m) => s.#setBackendReqFd(m)],
+    [wire.VHOST_USER_GET_INFLIGHT_FD, (s, m) => s.#getInflightFd(m.payload)],
+    [wire.VHOST_USER_SET_INFLIGHT_FD, (s, m) => s.#setInflightFd(m)],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],
   ]);

@@ -202,21 +202,24 @@ export class Loop {
     this.#patienceUs = STOP_PATIENCE_US;
     let impatient = performance.now() + STOP_PATIENCE_US / 1000;
     // The watch's last completion is waited for, since the token is given to another queue.
-    while (queue.inFlight > 0 || queue.watched) {
+    while (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0) {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
-      if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
+      if (!this.#work() && (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0)) this.#sleep();
       if (performance.now() < impatient || queue.inFlight === 0) continue;
       this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
       this.#giveUp(queue, true);
       impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
     this.#patienceUs = 0;
+    // The call for leftovers may have been put off.
+    this.#call(queue);
     // Whoever serves the queue next may not look before it sleeps.
     queue.ring.enableKicks();
     if (queue.kickFd < 0) this.#kickless--;
     this.#byToken[queue.token] = null;
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
+    queue.ring.letGo();
     return queue.ring.lastAvail;
   }
 
@@ -307,7 +310,8 @@ export class Loop {
     const queues = this.#active;
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
-      if (queue.stopping || queue.ring.broken) continue;
+      // Leftovers are in flight for the front end, which waits for those.
+      if ((queue.stopping && queue.ring.leftovers === 0) || queue.ring.broken) continue;
       // A handler finds room for its SQE: it could not wait for it where completions overflow (EBUSY), which only #reap takes.
       if (this.ring.sq_space_left() < BATCH) {
         this.#enter(0);
@@ -395,13 +399,17 @@ export class Loop {
     device.inFlight++;
     let written = 0;
     if (requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect)) {
-      written = device.service.handle(slot);
+      written = queue.ring.again ? this.#takeAgain(device, slot) : device.service.handle(slot);
     } else {
       this.#malformed(queue);
     }
     if (written === PENDING) return 0;
     this.finish(slot, written);
     return written + requests.readableBytes[slot];
+  }
+
+  #takeAgain({ service }: LoopDevice, slot: number): number {
+    return service.again === undefined ? service.handle(slot) : service.again(slot);
   }
 
   /** Hands all completions that are there to whom they concern. Returns how many were requests'. */

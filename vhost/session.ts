@@ -54,6 +54,8 @@ export class Session {
   #backendFd = -1;
   #refusals = 0;
   #messages = 0;
+  /** It ends by our wish: the front end is there, and the guest will see what its requests are answered. */
+  #ended = false;
 
   constructor(connection: Connection, device: VirtioDevice, log: Log) {
     this.#connection = connection;
@@ -104,6 +106,7 @@ export class Session {
 
   /** Lets `run` end after the message that it is at. */
   end(): void {
+    this.#ended = true;
     this.#connection.end();
   }
 
@@ -113,7 +116,7 @@ export class Session {
    */
   async close(): Promise<void> {
     try {
-      await this.#device.reset();
+      await this.#device.reset(this.#ended);
     } finally {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();

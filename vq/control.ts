@@ -119,9 +119,9 @@ export class DeviceControl implements VirtioDevice {
     return await loop.ask({ op: "stop-queue", device: this.#options.id, index, gone });
   }
 
-  async reset(): Promise<void> {
+  async reset(finish = false): Promise<void> {
     // All at once: what one queue's requests wait for may be another's to give.
-    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, true)));
+    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, !finish)));
     await this.#dropMemory();
     this.#dropInflight();
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.

@@ -80,6 +80,9 @@ export interface VirtioDevice {
   setCall(index: number, callFd: number, errFd: number): Promise<void>;
   /** Stops a running queue when its requests in flight are done. Resolves with the next available index. */
   stopQueue(index: number): Promise<number>;
-  /** Stops every queue and forgets the guest, its memory, in-flight area, nodes and open files: the front end went, or reset the device. */
-  reset(): Promise<void>;
+  /**
+   * Stops every queue and forgets the guest, its memory, in-flight area, nodes and open files: the front end went, or reset the device.
+   * What its requests wait for is given up at once, unless they are to be finished first, as `stopQueue` does.
+   */
+  reset(finish?: boolean): Promise<void>;
 }

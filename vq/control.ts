@@ -191,15 +191,19 @@ export class DeviceControl implements VirtioDevice {
     return start as QueueStart;
   }
 
-  /** A queue's part of the area, if there is one. Throws where it has no room for the queue. */
+  /** A queue's part of the area, if there is one with room for the queue. Without it is served as well, and the log says so. */
   #inflightOf(index: number, size: number): InflightRegion | null {
     if (this.#inflight === null) return null;
     const { mapping, area } = this.#inflight;
-    if (index >= area.queues || size > area.queueSize) {
-      const room = `${area.queues} queues of ${area.queueSize}`;
-      throw new Error(`queue ${index} of ${size} descriptors: the in-flight area has room for ${room}`);
+    const { queues, queueSize } = area;
+    if (index >= queues || size > queueSize) {
+      const room = `the in-flight area has room for ${queues} queues of ${queueSize}`;
+      this.#options.pool.options.log.warn(
+        `queue ${index} of ${size} descriptors: ${room}; its requests are not kept there`,
+      );
+      return null;
     }
-    const bytes = regionBytes(area.queueSize);
+    const bytes = regionBytes(queueSize);
     return { addr: mapping.addr + index * bytes as HostAddr, size: bytes };
   }
 }

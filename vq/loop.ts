@@ -53,6 +53,8 @@ const KEPT_SLOTS = 32;
 const LOOK_AGAIN_US = 500;
 /** A request that has not ended so long after its queue was to stop is cancelled: its disk or its server may be gone. */
 const STOP_PATIENCE_US = 2_000_000;
+/** Queues that are to stop one behind the other have waited for each other; each gets so long at least. */
+const LEAST_PATIENCE_US = 250_000;
 /** An interrupt is sent again after this time at the latest. */
 const AGAIN_MAX_US = 32_000;
 
@@ -78,6 +80,9 @@ export class Loop {
   #cancelling: number[] = [];
   /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
   #patienceUs = 0;
+  /** When the last queue had stopped, and until when it and those stopped with it were waited for, as performance.now() has it. */
+  #stopped = 0;
+  #impatient = 0;
   /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
   #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
@@ -199,8 +204,10 @@ export class Loop {
       this.ring.prep_cancel64(sqe, queue.token, ABOUT_KICK, 0);
       this.forNobody(sqe);
     }
-    this.#patienceUs = STOP_PATIENCE_US;
-    let impatient = performance.now() + STOP_PATIENCE_US / 1000;
+    const now = performance.now();
+    if (now - this.#stopped > LEAST_PATIENCE_US / 1000) this.#impatient = now + STOP_PATIENCE_US / 1000;
+    let impatient = Math.max(this.#impatient, now + LEAST_PATIENCE_US / 1000);
+    this.#patienceUs = (impatient - now) * 1000;
     // The watch's last completion is waited for, since the token is given to another queue.
     while (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0) {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
@@ -208,9 +215,11 @@ export class Loop {
       if (performance.now() < impatient || queue.inFlight === 0) continue;
       this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
       this.#giveUp(queue, true);
+      this.#patienceUs = STOP_PATIENCE_US;
       impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
     this.#patienceUs = 0;
+    this.#stopped = performance.now();
     // The call for leftovers may have been put off.
     this.#call(queue);
     // Whoever serves the queue next may not look before it sleeps.

@@ -1,12 +1,17 @@
 // vq/inflight.ts: a queue whose process is killed between any two stores, and taken over by another, on rings in plain memory.
 import assert from "node:assert/strict";
 import { allocate, type Mapping, unmap } from "../../ffi/memory.ts";
-import { TrackedQueue } from "../../vq/inflight.ts";
+import { libc } from "../../ffi/libc.ts";
+import { createSealedMemfd } from "../../ffi/memfd.ts";
+import type { InflightArea } from "../../vq/device.ts";
 import * as I from "../../vq/inflight.ts";
+import { TrackedQueue } from "../../vq/inflight.ts";
 import type { Log } from "../../vq/log.ts";
 import type { GuestMemory } from "../../vq/memory.ts";
 import * as S from "../../vq/split.ts";
 import { random } from "../fs/random.ts";
+import { Bed, startedBed, until } from "./bed.ts";
+import { OP } from "./echo_service.ts";
 
 const SIZE = 8;
 const RINGS_BYTES = 1024;
@@ -298,4 +303,106 @@ Deno.test("TrackedQueue killed between any two stores, in any order of the plain
   assert.ok(seenIdx < 65300, "the indices came round");
   for (const count of [moments, mixed, withLeftovers, inBatch, inTakeOver]) assert.ok(count > 200, `${count} moments`);
   console.log(JSON.stringify({ moments, mixed, withLeftovers, inBatch, inTakeOver }));
+});
+
+/** An area for a bed's queues; the caller closes its descriptor. */
+function areaFor(queues: number, queueSize: number): InflightArea {
+  return { fd: createSealedMemfd("test", queues * I.regionBytes(queueSize)), offset: 0, queues, queueSize };
+}
+
+/** The region of queue 0. */
+function regionOf({ fd, queueSize }: InflightArea): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(I.regionBytes(queueSize));
+  assert.equal(libc.pread(fd, bytes, bytes.length, 0n), bytes.length);
+  return bytes;
+}
+
+function markedIn(area: InflightArea): number {
+  return regionOf(area).filter((byte, at) => at >= 16 && at % 16 === 0 && byte === 1).length;
+}
+
+Deno.test("setInflight() has a running queue keep its requests, and null has it keep none", async () => {
+  await using bed = await startedBed({ size: 16 });
+  const [traffic] = bed.traffic;
+  const area = areaFor(1, 16);
+  await traffic.roundTrip();
+  await bed.control.setInflight(area);
+  libc.close(area.fd);
+  await traffic.roundTrip();
+  const other = areaFor(1, 16);
+  await bed.control.setInflight(other);
+  for (let i = 0; i < 3; i++) traffic.send(OP.WAIT);
+  await until(() => markedIn(other) === 3, "three are marked");
+  traffic.send(OP.RING);
+  await traffic.done();
+  await until(() => markedIn(other) === 0, "none is");
+  await bed.control.setInflight(null);
+  const region = regionOf(other);
+  await traffic.roundTrip();
+  assert.deepEqual(regionOf(other), region);
+  libc.close(other.fd);
+});
+
+Deno.test("startQueue() takes up what another process left, and stopQueue() at once behind it waits for all of that", async () => {
+  const SIZE = 64, LEFT = 40;
+  await using bed = new Bed({ size: SIZE, base: 65500 });
+  const [traffic] = bed.traffic;
+  for (let i = 0; i < LEFT; i++) traffic.send(OP.ECHO);
+  const left = [...traffic.sent.keys()];
+  // These nobody has taken, and nobody takes.
+  for (let i = 0; i < 10; i++) traffic.send(OP.ECHO);
+  const area = areaFor(1, SIZE);
+  const file = Deno.openSync(`/proc/self/fd/${area.fd}`, { write: true });
+  const region = new DataView(new ArrayBuffer(I.regionBytes(SIZE)));
+  region.setUint16(I.queue_region.version, 1, true);
+  region.setUint16(I.queue_region.desc_num, SIZE, true);
+  region.setUint16(I.queue_region.used_idx, 65500, true);
+  left.forEach((head, order) => {
+    region.setUint8(16 + head * 16, 1);
+    region.setUint32(16 + head * 16 + 8, LEFT - order, true);
+  });
+  file.writeSync(new Uint8Array(region.buffer));
+  file.close();
+  await bed.control.setMemory(bed.memory.regions);
+  await bed.control.setInflight(area);
+  const started = bed.startQueue(0, 65500);
+  await started;
+  const base = await bed.stopQueue(0);
+  const answered = traffic.collect();
+  assert.ok(answered >= LEFT, `${answered} of ${LEFT}`);
+  assert.ok(left.every((head) => !traffic.sent.has(head)));
+  assert.equal(base, (65500 + answered) & 0xffff);
+  assert.equal(markedIn(area), 0);
+  await bed.startQueue(0, base);
+  await traffic.done();
+  libc.close(area.fd);
+});
+
+Deno.test("startQueue() serves a queue for which the area has no room, and says that its requests are not kept", async () => {
+  for (const [queues, queueSize] of [[1, 8], [0, 16]]) {
+    await using bed = new Bed({ size: 16 });
+    const area = areaFor(1, 16);
+    await bed.control.setMemory(bed.memory.regions);
+    await bed.control.setInflight({ ...area, queues: Math.max(1, queues), queueSize });
+    if (queues === 0) bed.addQueue({ size: 16 });
+    const index = queues === 0 ? 1 : 0;
+    await bed.startQueue(index, 0);
+    await bed.traffic[index].roundTrip();
+    assert.match(bed.logs.join(), /the in-flight area has room for 1 queues of \d+; its requests are not kept/);
+    assert.equal(markedIn(area), 0);
+    libc.close(area.fd);
+  }
+});
+
+Deno.test("setInflight() that cannot be mapped leaves no area, and startQueue() refuses one of an unknown version", async () => {
+  await using bed = await startedBed({ size: 16 });
+  const area = areaFor(1, 16);
+  await assert.rejects(bed.control.setInflight({ ...area, fd: bed.errFd }), /mmap/);
+  await bed.startQueue(0, 0);
+  await bed.traffic[0].roundTrip();
+  const file = Deno.openSync(`/proc/self/fd/${area.fd}`, { write: true });
+  file.writeSync(new Uint8Array([0, 0, 0, 0, 0, 0, 0, 0, 2]));
+  file.close();
+  await assert.rejects(bed.control.setInflight(area), /in-flight region is of version 2/);
+  libc.close(area.fd);
 });

@@ -81,7 +81,7 @@ export class Loop {
   /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
   #patienceUs = 0;
   /** When the last queue had stopped, and until when it and those stopped with it were waited for, as performance.now() has it. */
-  #stopped = 0;
+  #stopped = -Infinity;
   #impatient = 0;
   /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
   #againUs = LOOK_AGAIN_US;

@@ -143,8 +143,9 @@ Deno.test("reset() that is to finish requests does not wait for those of each qu
       4,
       bed.logs.join("\n"),
     );
-    // A front end's end is waited for four seconds; one queue is for two.
-    assert.ok(performance.now() - begun < 4000);
+    // One queue is waited for two seconds, the end of the process for four.
+    const tookMs = performance.now() - begun;
+    assert.ok(tookMs >= 2000 && tookMs < 4000, `${tookMs} ms`);
   });
 });
 

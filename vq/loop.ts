@@ -196,6 +196,8 @@ export class Loop {
    */
   remove(queue: Queue, gone = false): number {
     queue.stopping = true;
+    // They stay in their area, for whoever brings it again.
+    if (gone) queue.ring.leftovers = 0;
     this.#call(queue);
     this.#giveUp(queue, gone);
     if (queue.watched) {

@@ -343,38 +343,61 @@ Deno.test("setInflight() has a running queue keep its requests, and null has it 
   libc.close(other.fd);
 });
 
-Deno.test("startQueue() takes up what another process left, and stopQueue() at once behind it waits for all of that", async () => {
-  const SIZE = 64, LEFT = 40;
-  await using bed = new Bed({ size: SIZE, base: 65500 });
+/** A bed with memory and an area in which another process left requests; `left` are their heads. Nothing runs. */
+async function bedWithLeftovers(size: number, count: number) {
+  const base = 65500;
+  const bed = new Bed({ size, base });
   const [traffic] = bed.traffic;
-  for (let i = 0; i < LEFT; i++) traffic.send(OP.ECHO);
+  for (let i = 0; i < count; i++) traffic.send(OP.ECHO);
   const left = [...traffic.sent.keys()];
-  // These nobody has taken, and nobody takes.
-  for (let i = 0; i < 10; i++) traffic.send(OP.ECHO);
-  const area = areaFor(1, SIZE);
-  const file = Deno.openSync(`/proc/self/fd/${area.fd}`, { write: true });
-  const region = new DataView(new ArrayBuffer(I.regionBytes(SIZE)));
+  const area = areaFor(1, size);
+  const region = new DataView(new ArrayBuffer(I.regionBytes(size)));
   region.setUint16(I.queue_region.version, 1, true);
-  region.setUint16(I.queue_region.desc_num, SIZE, true);
-  region.setUint16(I.queue_region.used_idx, 65500, true);
+  region.setUint16(I.queue_region.desc_num, size, true);
+  region.setUint16(I.queue_region.used_idx, base, true);
   left.forEach((head, order) => {
     region.setUint8(16 + head * 16, 1);
-    region.setUint32(16 + head * 16 + 8, LEFT - order, true);
+    region.setUint32(16 + head * 16 + 8, count - order, true);
   });
+  const file = Deno.openSync(`/proc/self/fd/${area.fd}`, { write: true });
   file.writeSync(new Uint8Array(region.buffer));
   file.close();
   await bed.control.setMemory(bed.memory.regions);
   await bed.control.setInflight(area);
-  const started = bed.startQueue(0, 65500);
-  await started;
-  const base = await bed.stopQueue(0);
+  return { bed, traffic, left, area, base };
+}
+
+Deno.test("startQueue() takes up what another process left, and stopQueue() at once behind it waits for all of that", async () => {
+  const LEFT = 40;
+  const { bed, traffic, left, area, base } = await bedWithLeftovers(64, LEFT);
+  await using _ = bed;
+  // These nobody has taken.
+  for (let i = 0; i < 10; i++) traffic.send(OP.ECHO);
+  await bed.startQueue(0, 0);
+  const next = await bed.stopQueue(0);
   const answered = traffic.collect();
   assert.ok(answered >= LEFT, `${answered} of ${LEFT}`);
   assert.ok(left.every((head) => !traffic.sent.has(head)));
-  assert.equal(base, (65500 + answered) & 0xffff);
+  assert.equal(next, (base + answered) & 0xffff);
   assert.equal(markedIn(area), 0);
-  await bed.startQueue(0, base);
+  await bed.startQueue(0, next);
   await traffic.done();
+  libc.close(area.fd);
+});
+
+Deno.test("reset() leaves in the area what was not taken up, for whoever brings it again", async () => {
+  const LEFT = 60;
+  const { bed, traffic, area } = await bedWithLeftovers(64, LEFT);
+  await using _ = bed;
+  await bed.startQueue(0, 0);
+  await bed.control.reset();
+  traffic.collect();
+  assert.equal(markedIn(area), traffic.sent.size);
+  await bed.control.setMemory(bed.memory.regions);
+  await bed.control.setInflight(area);
+  await bed.startQueue(0, 0);
+  await traffic.done();
+  assert.equal(markedIn(area), 0);
   libc.close(area.fd);
 });
 

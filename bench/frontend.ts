@@ -36,6 +36,15 @@ export interface NegotiateOptions {
   protocolFeatures?: bigint;
 }
 
+/** Memory in which back ends keep their requests in flight. */
+export interface InflightArea {
+  fd: number;
+  size: number;
+  offset: number;
+  queues: number;
+  queueSize: number;
+}
+
 /** The other side refused, hung up, was silent or broke the protocol. */
 export class FrontendError extends Error {
   override name = "FrontendError";
@@ -237,6 +246,21 @@ export class Frontend {
   }
   removeRegion(region: MemoryRegion): void {
     this.set(VHOST_USER.REM_MEM_REG, wire.singleRegion(region));
+  }
+
+  // --- requests in flight
+
+  /** GET_INFLIGHT_FD: an area for so many queues of so many descriptors. Its descriptor is the caller's. Needs INFLIGHT_SHMFD. */
+  getInflight(queues: number, queueSize: number): InflightArea {
+    this.send(VHOST_USER.GET_INFLIGHT_FD, wire.inflightDescription(0, 0, queues, queueSize));
+    const { payload, fds } = this.#reply(VHOST_USER.GET_INFLIGHT_FD);
+    const view = new DataView(payload.buffer, payload.byteOffset);
+    const [size, offset] = [0, 8].map((at) => Number(view.getBigUint64(at, true)));
+    return { fd: fds[0], size, offset, queues, queueSize };
+  }
+  /** SET_INFLIGHT_FD: has the back end keep its requests in flight there, and take up those that it finds. */
+  setInflight({ fd, size, offset, queues, queueSize }: InflightArea): void {
+    this.set(VHOST_USER.SET_INFLIGHT_FD, wire.inflightDescription(size, offset, queues, queueSize), [fd]);
   }
 
   // --- queues

@@ -102,6 +102,14 @@ export function singleRegion(region: MemoryRegion): Uint8Array<ArrayBuffer> {
   return words64(0, ...regionWords(region));
 }
 
+/** "Inflight description": size and offset of the area, queues, descriptors of each, padding. */
+export function inflightDescription(size: number, offset: number, queues: number, queueSize: number) {
+  const bytes = new Uint8Array(24);
+  bytes.set(words64(size, offset));
+  bytes.set(words32(queues | queueSize << 16), 16);
+  return bytes;
+}
+
 /** Payload of SET_VRING_ADDR: index, flags, then descriptor table, used ring, available ring and log as user addresses. */
 export function vringAddress(index: number, desc: number, used: number, avail: number, flags = 0) {
   const bytes = new Uint8Array(40);

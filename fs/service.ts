@@ -41,7 +41,7 @@ import {
 } from "./where.ts";
 import { WriteWatch } from "./write_watch.ts";
 import { XattrMap } from "./xattrmap.ts";
-import { fuse_in_header, fuse_out_header, fuse_write_out } from "./wire.ts";
+import { fuse_in_header, FUSE_INIT, fuse_out_header, fuse_write_out } from "./wire.ts";
 
 /** Requests up to this many bytes are copied out of guest memory at once; larger ones when their opcode is known to need it. */
 const SMALL = 256;
@@ -232,6 +232,22 @@ export class FsService implements Service {
     if (result === LATER) return PENDING;
     if (result === ELSEWHERE) return this.#sendAway(slot, false);
     return result === NO_REPLY ? 0 : this.reply(slot, result);
+  }
+
+  /**
+   * A request that a daemon before this one had taken: it may be done already, and then CREATE would say EEXIST, UNLINK ENOENT, and a
+   * WRITE that appends would append twice; and its nodes and handles were that daemon's. So it is answered EIO and not done, unless it
+   * is INIT, which begins anew in any case.
+   */
+  again(slot: number): number {
+    const { requests } = this;
+    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER) return 0;
+    const opcode = requests.in32[OPCODE];
+    if (opcode === FUSE_INIT) return this.handle(slot);
+    if (this.#operations[opcode]?.noReply) return 0;
+    this.#uniqueLo[slot] = requests.in32[UNIQUE];
+    this.#uniqueHi[slot] = requests.in32[UNIQUE + 1];
+    return this.reply(slot, -EIO);
   }
 
   /** The O_PATH descriptor of a node, or -errno. It may be gone when the handler has returned. */

@@ -6,6 +6,7 @@
 import type { GuestAddr, MemoryRegion, UserAddr } from "../vq/device.ts";
 import { ProtocolError } from "./errors.ts";
 import {
+  inflight_description,
   memory_region,
   VHOST_USER_VRING_IDX_MASK,
   VHOST_USER_VRING_NOFD_MASK,
@@ -90,6 +91,34 @@ export function readRegion(view: DataView, at: number, fd: number): MemoryRegion
     if (start > LIMIT - region.size) throw new ProtocolError(`${describe(region)} ends beyond 2^53`);
   }
   return region;
+}
+
+/** "Inflight description": what a front end asks for, or where it is. Sizes in bytes and descriptors. */
+export interface InflightDescription {
+  size: number;
+  offset: number;
+  queues: number;
+  queueSize: number;
+}
+
+/** Reads one. Only the numbers of queues and descriptors mean something in what asks for an area. */
+export function readInflight(view: DataView): InflightDescription {
+  const queueSize = view.getUint16(inflight_description.queue_size, true);
+  return {
+    size: readNumber(view, inflight_description.mmap_size, "the area's size"),
+    offset: readNumber(view, inflight_description.mmap_offset, "the area's offset"),
+    queues: view.getUint16(inflight_description.num_queues, true),
+    queueSize: checkedQueueSize(queueSize),
+  };
+}
+
+/** A reply of one, as long as what asked for it. */
+export function inflightReply(asked: DataView<ArrayBuffer>, { size, offset }: InflightDescription): Uint8Array {
+  const reply = new Uint8Array(asked.buffer.slice(0));
+  const view = new DataView(reply.buffer);
+  view.setBigUint64(inflight_description.mmap_size, BigInt(size), true);
+  view.setBigUint64(inflight_description.mmap_offset, BigInt(offset), true);
+  return reply;
 }
 
 /** A region in a log line. */

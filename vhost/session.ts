@@ -8,9 +8,12 @@ import type { VirtioDevice } from "../vq/device.ts";
 import type { Log } from "../vq/log.ts";
 import type { Connection, Message } from "./connection.ts";
 import { ProtocolError, reasonOf, Refused } from "./errors.ts";
+import { Inflight } from "./inflight.ts";
 import { checkWithinFile, MemoryTable } from "./memory.ts";
 import {
   checkedQueueSize,
+  inflightReply,
+  readInflight,
   readRegion,
   readVringAddr,
   readVringFd,
@@ -28,8 +31,14 @@ const REFUSALS_MAX = 32;
 const NO_MEMORY = "has shared no memory: give the virtual machine shared memory (QEMU: -object " +
   "memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem; libvirt: <memoryBacking> with <access mode='shared'/>)";
 
+/** A payload with a descriptor, which is closed when both are sent. */
+interface WithFd {
+  payload: Uint8Array;
+  fd: number;
+}
+
 /** A handler's result is the payload of the message's own reply; none for messages without one. */
-type Reply = Uint8Array | void;
+type Reply = Uint8Array | WithFd | void;
 type Handler = (session: Session, message: Message) => Reply | Promise<Reply>;
 
 export class Session {
@@ -37,6 +46,7 @@ export class Session {
   readonly #device: VirtioDevice;
   readonly #log: Log;
   readonly #memory: MemoryTable;
+  readonly #inflight: Inflight;
   readonly #rings: readonly Ring[];
   readonly #offered: bigint;
   readonly #protocolOffered: bigint;
@@ -47,6 +57,8 @@ export class Session {
   #refusals = 0;
   #toldOfMemory = false;
   #messages = 0;
+  /** It ends by our wish: the front end is there, and the guest will see what its requests are answered. */
+  #ended = false;
 
   constructor(connection: Connection, device: VirtioDevice, log: Log) {
     this.#connection = connection;
@@ -56,10 +68,11 @@ export class Session {
       wire.VHOST_USER_F_PROTOCOL_FEATURES | device.features;
     this.#protocolOffered = wire.VHOST_USER_PROTOCOL_F_MQ | wire.VHOST_USER_PROTOCOL_F_REPLY_ACK |
       wire.VHOST_USER_PROTOCOL_F_BACKEND_REQ | wire.VHOST_USER_PROTOCOL_F_RESET_DEVICE |
-      wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
+      wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | wire.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD |
       // QEMU 7.1 to 8.0 crash on it where they do not expect it.
       (device.config.length > 0 ? wire.VHOST_USER_PROTOCOL_F_CONFIG : 0n);
     const memory = this.#memory = new MemoryTable(device);
+    this.#inflight = new Inflight(device);
     const hasFeature = (bit: bigint) => (this.#features & bit) !== 0n;
     const context: RingContext = {
       get eventIdx() {
@@ -96,6 +109,7 @@ export class Session {
 
   /** Lets `run` end after the message that it is at. */
   end(): void {
+    this.#ended = true;
     this.#connection.end();
   }
 
@@ -105,10 +119,11 @@ export class Session {
    */
   async close(): Promise<void> {
     try {
-      await this.#device.reset();
+      await this.#device.reset(this.#ended);
     } finally {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();
+      this.#inflight.close();
       if (this.#backendFd >= 0) libc.close(this.#backendFd);
       this.#connection.close();
     }
@@ -126,8 +141,17 @@ export class Session {
       this.#logRefusal(refused);
       return await this.#connection.reply(request, u64(NACK));
     }
-    if (reply !== undefined) await this.#connection.reply(request, reply);
+    if (reply !== undefined) await this.#reply(request, reply);
     else if (this.#wantsAck(message)) await this.#connection.reply(request, u64(ACK));
+  }
+
+  async #reply(request: number, reply: Uint8Array | WithFd): Promise<void> {
+    if (reply instanceof Uint8Array) return await this.#connection.reply(request, reply);
+    try {
+      await this.#connection.reply(request, reply.payload, [reply.fd]);
+    } finally {
+      libc.close(reply.fd);
+    }
   }
 
   #logRefusal(refused: string): void {
@@ -201,12 +225,13 @@ export class Session {
     for (const ring of this.#rings) await ring.setEnabled(false);
   }
 
-  /** Memory stays: it is the front end's, which sends only changes to it where memory slots are negotiated. */
+  /** Memory and in-flight area stay: they are the front end's, which sends only changes to it where memory slots are negotiated. */
   async #resetDevice(): Promise<void> {
     await this.#device.reset();
     for (const ring of this.#rings) ring.reset();
     this.#features = 0n;
     await this.#memory.restore();
+    await this.#inflight.restore();
   }
 
   #getQueueNum(): Reply {
@@ -290,6 +315,18 @@ export class Session {
     this.#backendFd = message.takeFds()[0];
   }
 
+  #getInflightFd(payload: DataView<ArrayBuffer>): Reply {
+    const asked = readInflight(payload);
+    const { fd, size } = this.#inflight.create(asked);
+    return { payload: inflightReply(payload, { ...asked, size, offset: 0 }), fd };
+  }
+
+  async #setInflightFd(message: Message): Promise<void> {
+    await this.#inflight.set(readInflight(message.payload), message.fds[0]);
+    message.takeFds();
+    await this.#updateRings();
+  }
+
   /**
    * The payload comes back filled in. Bytes beyond the device's own are 0, as a driver takes fields that a device
    * does not have. No payload at all is the protocol's way to refuse.
@@ -330,6 +367,8 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_ERR, (s, m) => s.#setVringFd("err", m)],
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
     [wire.VHOST_USER_SET_BACKEND_REQ_FD, (s, m) => s.#setBackendReqFd(m)],
+    [wire.VHOST_USER_GET_INFLIGHT_FD, (s, m) => s.#getInflightFd(m.payload)],
+    [wire.VHOST_USER_SET_INFLIGHT_FD, (s, m) => s.#setInflightFd(m)],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],
   ]);

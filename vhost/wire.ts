@@ -37,6 +37,15 @@ export const memory_table = { num_regions: 0, regions: 8 } as const;
 export const single_region = { region: 8, sizeof: 40 } as const;
 /** "Virtio device config space". Byte offsets. */
 export const device_config = { offset: 0, size: 4, flags: 8, payload: 12 } as const;
+/** "Inflight description". Byte offsets. QEMU's struct ends in four bytes of padding. */
+export const inflight_description = {
+  mmap_size: 0,
+  mmap_offset: 8,
+  num_queues: 16,
+  queue_size: 18,
+  sizeof: 20,
+  padded: 24,
+} as const;
 
 /** Regions, and so descriptors, of one SET_MEM_TABLE. The specification has 8; rust-vmm's front ends send up to 32. */
 export const REGIONS_MAX = 32;
@@ -147,6 +156,8 @@ const MEM_TABLE = [
   memory_table.regions + REGIONS_MAX * memory_region.sizeof,
 ] as const;
 const MEM_SLOTS = VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+const INFLIGHT = [inflight_description.sizeof, inflight_description.padded] as const;
+const SHMFD = VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 
 /** Every message of the specification by its number: name, payload, descriptors, own reply, protocol feature. */
 export const shapes: ReadonlyMap<number, Shape> = new Map([
@@ -181,8 +192,8 @@ export const shapes: ReadonlyMap<number, Shape> = new Map([
   [VHOST_USER_POSTCOPY_ADVISE, shape("POSTCOPY_ADVISE", ANY_SIZE, ANY_FDS, true)],
   [VHOST_USER_POSTCOPY_LISTEN, shape("POSTCOPY_LISTEN", ANY_SIZE, ANY_FDS)],
   [VHOST_USER_POSTCOPY_END, shape("POSTCOPY_END", ANY_SIZE, ANY_FDS, true)],
-  [VHOST_USER_GET_INFLIGHT_FD, shape("GET_INFLIGHT_FD", ANY_SIZE, ANY_FDS, true)],
-  [VHOST_USER_SET_INFLIGHT_FD, shape("SET_INFLIGHT_FD", ANY_SIZE, ANY_FDS)],
+  [VHOST_USER_GET_INFLIGHT_FD, shape("GET_INFLIGHT_FD", INFLIGHT, 0, true, SHMFD)],
+  [VHOST_USER_SET_INFLIGHT_FD, shape("SET_INFLIGHT_FD", INFLIGHT, 1, false, SHMFD)],
   [VHOST_USER_GPU_SET_SOCKET, shape("GPU_SET_SOCKET", ANY_SIZE, ANY_FDS)],
   [VHOST_USER_RESET_DEVICE, shape("RESET_DEVICE", 0, 0, false, VHOST_USER_PROTOCOL_F_RESET_DEVICE)],
   [VHOST_USER_VRING_KICK, shape("VRING_KICK", ANY_SIZE, ANY_FDS)],

@@ -1,5 +1,7 @@
 /** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
-import type { MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
+import { type HostAddr, map, MAP_SHARED, type Mapping, PROT_READ, PROT_WRITE, unmap } from "../ffi/memory.ts";
+import type { InflightArea, MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
+import { type InflightRegion, regionBytes } from "./inflight.ts";
 import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
 import type { QueueStart } from "./messages.ts";
 import type { LoopHandle, LoopPool } from "./pool.ts";
@@ -30,6 +32,8 @@ export class DeviceControl implements VirtioDevice {
   /** Queues that run, with what they were started with. */
   readonly #running = new Map<number, QueueSetup>();
   #window: GuestWindow | null = null;
+  /** Where requests in flight are kept, if they are. */
+  #inflight: { mapping: Mapping; area: InflightArea } | null = null;
   /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
   #first = -1;
 
@@ -47,15 +51,37 @@ export class DeviceControl implements VirtioDevice {
   }
 
   async setMemory(regions: readonly MemoryRegion[]): Promise<void> {
-    const running = [...this.#running];
-    // All at once: what one queue's requests wait for may be another's to give.
-    await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
+    const running = await this.#stopAll();
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
     const { id, pool, service } = this.#options;
     pool.directory.publish(id, { config: service, memory: this.#window.layout });
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
+  }
+
+  async setInflight(area: InflightArea | null): Promise<void> {
+    const running = await this.#stopAll();
+    this.#dropInflight();
+    if (area !== null) {
+      const size = area.queues * regionBytes(area.queueSize);
+      this.#inflight = { mapping: map(size, PROT_READ | PROT_WRITE, MAP_SHARED, area.fd, area.offset), area };
+    }
+    for (const [index, setup] of running) await this.startQueue(index, setup);
+  }
+
+  /** Stops every queue that runs. Resolves with what each is to be started with. */
+  async #stopAll(): Promise<[number, QueueSetup][]> {
+    const running = [...this.#running];
+    // All at once: what one queue's requests wait for may be another's to give.
+    await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
+    return running;
+  }
+
+  /** Unmaps the area. No queue runs. */
+  #dropInflight(): void {
+    if (this.#inflight) unmap(this.#inflight.mapping);
+    this.#inflight = null;
   }
 
   async startQueue(index: number, setup: QueueSetup): Promise<void> {
@@ -93,10 +119,11 @@ export class DeviceControl implements VirtioDevice {
     return await loop.ask({ op: "stop-queue", device: this.#options.id, index, gone });
   }
 
-  async reset(): Promise<void> {
+  async reset(finish = false): Promise<void> {
     // All at once: what one queue's requests wait for may be another's to give.
-    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, true)));
+    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, !finish)));
     await this.#dropMemory();
+    this.#dropInflight();
     // The service's state is shared by the loops: one clears it, and the others learn of it by the session's epoch.
     const [loop] = this.#loops;
     await loop?.ask({ op: "reset", device: this.#options.id });
@@ -153,6 +180,7 @@ export class DeviceControl implements VirtioDevice {
       desc: fromUserAddr(layout, setup.desc, descTableBytes(size)),
       avail: fromUserAddr(layout, setup.avail, availRingBytes(size)),
       used: fromUserAddr(layout, setup.used, usedRingBytes(size)),
+      inflight: this.#inflightOf(index, size),
     };
     const { desc, avail, used } = start;
     if (desc < 0) throw new Error(`queue ${index}: the descriptor table is not within guest memory`);
@@ -161,5 +189,21 @@ export class DeviceControl implements VirtioDevice {
     const fault = layoutFault(start as QueueStart);
     if (fault) throw new Error(`queue ${index}: ${fault}`);
     return start as QueueStart;
+  }
+
+  /** A queue's part of the area, if there is one with room for the queue. Without it is served as well, and the log says so. */
+  #inflightOf(index: number, size: number): InflightRegion | null {
+    if (this.#inflight === null) return null;
+    const { mapping, area } = this.#inflight;
+    const { queues, queueSize } = area;
+    if (index >= queues || size > queueSize) {
+      const room = `the in-flight area has room for ${queues} queues of ${queueSize}`;
+      this.#options.pool.options.log.warn(
+        `queue ${index} of ${size} descriptors: ${room}; its requests are not kept there`,
+      );
+      return null;
+    }
+    const bytes = regionBytes(queueSize);
+    return { addr: mapping.addr + index * bytes as HostAddr, size: bytes };
   }
 }

@@ -44,6 +44,17 @@ export interface QueueSetup {
   indirect: boolean;
 }
 
+/** Memory in which requests in flight are kept for a back end that takes over (vhost-user, "Inflight description"). Sizes in bytes. */
+export interface InflightArea {
+  /** Stays the caller's, who has seen to it that the file is large enough and nobody can cut it short. */
+  fd: number;
+  /** Where the area begins in the file, a multiple of the page size. */
+  offset: number;
+  /** Queues that it has room for, and descriptors of each. */
+  queues: number;
+  queueSize: number;
+}
+
 /** The control plane of one device. Calls are made one after the other, each after the last has resolved. */
 export interface VirtioDevice {
   /** All queues that a front end may set up. */
@@ -57,12 +68,21 @@ export interface VirtioDevice {
    * region cannot be mapped; then no memory is mapped and no queue runs.
    */
   setMemory(regions: readonly MemoryRegion[]): Promise<void>;
+  /**
+   * Requests in flight are kept there from now on, and what was in flight there when another process ended is taken up when its queue
+   * starts; null: nowhere. Running queues are quiesced and resumed. Rejects with the reason where it cannot be mapped; then there is none,
+   * and no queue runs.
+   */
+  setInflight(area: InflightArea | null): Promise<void>;
   /** Starts serving a queue that is not running. Rejects with the reason where its rings are not within guest memory. */
   startQueue(index: number, setup: QueueSetup): Promise<void>;
   /** Gives a running queue other call and error eventfds (-1: none). When it has resolved, the old ones are not used any more. */
   setCall(index: number, callFd: number, errFd: number): Promise<void>;
   /** Stops a running queue when its requests in flight are done. Resolves with the next available index. */
   stopQueue(index: number): Promise<number>;
-  /** Stops every queue and forgets the guest, its memory, its nodes and its open files: the front end went, or reset the device. */
-  reset(): Promise<void>;
+  /**
+   * Stops every queue and forgets the guest, its memory, in-flight area, nodes and open files: the front end went, or reset the device.
+   * What its requests wait for is given up at once, unless they are to be finished first, as `stopQueue` does.
+   */
+  reset(finish?: boolean): Promise<void>;
 }

@@ -53,6 +53,8 @@ const KEPT_SLOTS = 32;
 const LOOK_AGAIN_US = 500;
 /** A request that has not ended so long after its queue was to stop is cancelled: its disk or its server may be gone. */
 const STOP_PATIENCE_US = 2_000_000;
+/** Queues that are to stop one behind the other have waited for each other; each gets so long at least. */
+const LEAST_PATIENCE_US = 250_000;
 /** An interrupt is sent again after this time at the latest. */
 const AGAIN_MAX_US = 32_000;
 
@@ -78,6 +80,9 @@ export class Loop {
   #cancelling: number[] = [];
   /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
   #patienceUs = 0;
+  /** When the last queue had stopped, and until when it and those stopped with it were waited for, as performance.now() has it. */
+  #stopped = -Infinity;
+  #impatient = 0;
   /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
   #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
@@ -191,6 +196,8 @@ export class Loop {
    */
   remove(queue: Queue, gone = false): number {
     queue.stopping = true;
+    // They stay in their area, for whoever brings it again.
+    if (gone) queue.ring.leftovers = 0;
     this.#call(queue);
     this.#giveUp(queue, gone);
     if (queue.watched) {
@@ -199,24 +206,31 @@ export class Loop {
       this.ring.prep_cancel64(sqe, queue.token, ABOUT_KICK, 0);
       this.forNobody(sqe);
     }
-    this.#patienceUs = STOP_PATIENCE_US;
-    let impatient = performance.now() + STOP_PATIENCE_US / 1000;
+    const now = performance.now();
+    if (now - this.#stopped > LEAST_PATIENCE_US / 1000) this.#impatient = now + STOP_PATIENCE_US / 1000;
+    let impatient = Math.max(this.#impatient, now + LEAST_PATIENCE_US / 1000);
+    this.#patienceUs = (impatient - now) * 1000;
     // The watch's last completion is waited for, since the token is given to another queue.
-    while (queue.inFlight > 0 || queue.watched) {
+    while (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0) {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
-      if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
+      if (!this.#work() && (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0)) this.#sleep();
       if (performance.now() < impatient || queue.inFlight === 0) continue;
       this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
       this.#giveUp(queue, true);
+      this.#patienceUs = STOP_PATIENCE_US;
       impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
     this.#patienceUs = 0;
+    this.#stopped = performance.now();
+    // The call for leftovers may have been put off.
+    this.#call(queue);
     // Whoever serves the queue next may not look before it sleeps.
     queue.ring.enableKicks();
     if (queue.kickFd < 0) this.#kickless--;
     this.#byToken[queue.token] = null;
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
+    queue.ring.letGo();
     return queue.ring.lastAvail;
   }
 
@@ -307,7 +321,8 @@ export class Loop {
     const queues = this.#active;
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
-      if (queue.stopping || queue.ring.broken) continue;
+      // Leftovers are in flight for the front end, which waits for those.
+      if ((queue.stopping && queue.ring.leftovers === 0) || queue.ring.broken) continue;
       // A handler finds room for its SQE: it could not wait for it where completions overflow (EBUSY), which only #reap takes.
       if (this.ring.sq_space_left() < BATCH) {
         this.#enter(0);
@@ -395,13 +410,17 @@ export class Loop {
     device.inFlight++;
     let written = 0;
     if (requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect)) {
-      written = device.service.handle(slot);
+      written = queue.ring.again ? this.#takeAgain(device, slot) : device.service.handle(slot);
     } else {
       this.#malformed(queue);
     }
     if (written === PENDING) return 0;
     this.finish(slot, written);
     return written + requests.readableBytes[slot];
+  }
+
+  #takeAgain({ service }: LoopDevice, slot: number): number {
+    return service.again === undefined ? service.handle(slot) : service.again(slot);
   }
 
   /** Hands all completions that are there to whom they concern. Returns how many were requests'. */

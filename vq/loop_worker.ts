@@ -5,6 +5,7 @@ import { threadId } from "../ffi/interrupt.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
+import { TrackedQueue } from "./inflight.ts";
 import type { Log } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
@@ -28,6 +29,12 @@ const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regio
 function logTo(scope: LoopScope, debug: boolean): Log {
   const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
   return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
+}
+
+/** A log whose lines say which queue is meant. */
+function withQueue(log: Log, index: number): Log {
+  const say = (level: keyof Log) => (message: string) => log[level](`queue ${index}: ${message}`);
+  return { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
 }
 
 /** Serves as a loop until an "exit" message. Resolves then. Or as a helper, if that is the first message. */
@@ -159,7 +166,10 @@ class Member {
   }
 
   #queue(device: LoopDevice, start: QueueStart): Queue {
-    const ring = new SplitQueue(device.memory, start);
+    const { inflight } = start;
+    const ring = inflight === null
+      ? new SplitQueue(device.memory, start)
+      : new TrackedQueue(device.memory, start, inflight, withQueue(this.loop.log, start.index));
     return new Queue(device, start.index, 0, ring, start.kickFd, start.callFd, start.errFd, start.indirect);
   }
 }

@@ -1,6 +1,7 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
 import type { CallsInit } from "./calls.ts";
 import type { HelperInit } from "./helper.ts";
+import type { InflightRegion } from "./inflight.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -42,6 +43,8 @@ export interface QueueStart {
   errFd: number;
   eventIdx: boolean;
   indirect: boolean;
+  /** Where its requests in flight are kept, if they are. */
+  inflight: InflightRegion | null;
 }
 
 export type LoopRequest =

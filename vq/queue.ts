@@ -29,6 +29,11 @@ export interface Service {
   begin(): void;
   /** Serves the request of a slot. Returns the bytes written, or PENDING. */
   handle(slot: number): number;
+  /**
+   * The same for a request that a process before this one had taken, and that may be done, half done or not begun. Left out: as any other,
+   * for what may be done twice with the same outcome.
+   */
+  again?(slot: number): number;
   /** The ring operation of a slot ended with `result` (>= 0, or -errno). Returns the bytes written, or PENDING. */
   complete(slot: number, result: number): number;
   /** No request is in flight any more on this loop. */

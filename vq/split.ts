@@ -52,6 +52,9 @@ export class SplitQueue {
   lastAvail: number;
   /** The driver broke the ring; the queue is stopped until it is set up again. */
   broken = false;
+  /** Chains that `pop` returns before any new one, and whether it was one of them last: another process had taken them, see inflight.ts. */
+  leftovers = 0;
+  again = false;
 
   readonly #mask: number;
   readonly #avail: Uint16Array<ArrayBuffer>;
@@ -115,6 +118,16 @@ export class SplitQueue {
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
+  /** The used index, with what is not shown yet. */
+  get used(): number {
+    return this.#usedIdx;
+  }
+
+  /** Chains that were offered and not given back, as the driver's index has it: maybe more than there can be. */
+  get offered(): number {
+    return (Atomics.load(this.#avail, IDX) - this.#usedIdx) & 0xffff;
+  }
+
   /** Chains that were pushed since the last `publish()`. */
   get owed(): number {
     return (this.#usedIdx - this.#calledIdx) & 0xffff;
@@ -154,4 +167,7 @@ export class SplitQueue {
   disableKicks(): void {
     if (!this.eventIdx) Atomics.store(this.#used, FLAGS, VRING_USED_F_NO_NOTIFY);
   }
+
+  /** The queue is stopped: touches no memory any more but the guest's. */
+  letGo(): void {}
 }

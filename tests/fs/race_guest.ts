@@ -19,6 +19,8 @@ import type { GuestAddr } from "../../vq/device.ts";
 import { random } from "./random.ts";
 
 const { VHOST_USER } = wire;
+const PROTOCOL_FEATURES = wire.PROTOCOL_F_MQ | wire.PROTOCOL_F_REPLY_ACK | wire.PROTOCOL_F_RESET_DEVICE |
+  wire.PROTOCOL_F_CONFIGURE_MEM_SLOTS | wire.PROTOCOL_F_INFLIGHT_SHMFD;
 const DEADLINE_MS = 10_000;
 const ROOT = 1n;
 
@@ -96,6 +98,8 @@ export class Guest {
   readonly counts = { answered: 0, lost: 0, interrupted: 0, refused: 0, moved: 0 };
   /** What was done last. */
   readonly history: string[] = [];
+  /** Requests in flight are kept in an area, whose descriptor the daemon has. */
+  tracked = false;
 
   #memory: GuestMemory[] = [];
   #added = false;
@@ -155,7 +159,14 @@ export class Guest {
     this.#memory = [RINGS, REPLACED, ADDED].map((region) => this.#makeMemory(region));
     this.#added = added;
     this.#free = this.#memory.map((memory, region) => this.#makeSlots(memory, region));
-    frontend.negotiate();
+    frontend.negotiate({ protocolFeatures: PROTOCOL_FEATURES });
+    // Some have their requests in flight kept.
+    this.tracked = this.next(2) === 0;
+    if (this.tracked) {
+      const area = frontend.getInflight(1 + this.requestQueues, QUEUE_SIZE);
+      frontend.setInflight(area);
+      libc.close(area.fd);
+    }
     frontend.setMemory(this.#table);
     const base = this.next(4) === 0 ? 0xffff - this.next(64) : this.next(0x10000);
     this.queues = [];

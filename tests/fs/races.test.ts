@@ -1,5 +1,5 @@
 // Races of the control plane with requests in flight, against a real daemon: see race_guest.ts. Longer and with another seed by hand:
-// RINGFSD_RACES_ROUNDS=20000 RINGFSD_RACES_SEED=7 RINGFSD_RACES_BASE=/var/tmp deno test -A tests/fs/races.test.ts
+// RINGFSD_RACES_ROUNDS=20000 RINGFSD_RACES_KILLS=200 RINGFSD_RACES_SEED=7 RINGFSD_RACES_BASE=/var/tmp deno test -A tests/fs/races.test.ts
 import assert from "node:assert/strict";
 import { Frontend } from "../../bench/frontend.ts";
 import { memoryUse } from "../../bench/process.ts";
@@ -12,7 +12,7 @@ const ROUNDS = Number(Deno.env.get("RINGFSD_RACES_ROUNDS") ?? 3000);
 const SEED = Number(Deno.env.get("RINGFSD_RACES_SEED") ?? 1);
 /** Where the share is: what waits for a disk goes other ways than what is in memory. */
 const BASE = Deno.env.get("RINGFSD_RACES_BASE") ?? "/dev/shm";
-const KILLS = 10;
+const KILLS = Number(Deno.env.get("RINGFSD_RACES_KILLS") ?? 10);
 const QUEUES = 2;
 /** Growth of the daemon's memory in bytes that is no leak: what the heaps of its isolates come to. */
 const GROWTH_MAX = 64 << 20;
@@ -41,7 +41,7 @@ async function rounds(daemon: Daemon, guest: Guest, count: number): Promise<void
 function measure(daemon: Daemon, guest: Guest) {
   guest.reconnect(false, false);
   return {
-    descriptors: daemon.descriptors,
+    descriptors: daemon.descriptors - (guest.tracked ? 1 : 0),
     threads: threads(daemon.pid),
     memory: memoryUse([daemon.pid]).pssOwn,
   };
@@ -84,6 +84,7 @@ Deno.test(`Races: ${KILLS} front ends killed amid their requests, and the next o
   const program = new URL("./race_rounds.ts", import.meta.url).pathname;
   try {
     const descriptors = new Set<number>();
+    const memory: number[] = [];
     for (let i = 0; i < KILLS; i++) {
       Guest.prepare(daemon.path());
       const child = new Deno.Command(Deno.execPath(), {
@@ -104,14 +105,19 @@ Deno.test(`Races: ${KILLS} front ends killed amid their requests, and the next o
       const guest = new Guest(daemon.socketPath, daemon.path(), SEED + i, QUEUES);
       guest.connect(frontend);
       await rounds(daemon, guest, 20);
-      const { descriptors: count } = measure(daemon, guest);
+      const held = measure(daemon, guest);
       // Helpers start when they are needed.
-      if (i >= KILLS / 2) descriptors.add(count);
+      if (i >= KILLS / 2) {
+        descriptors.add(held.descriptors);
+        memory.push(held.memory);
+      }
       guest.settle();
       guest.checkFiles();
       guest.close();
     }
+    console.log(JSON.stringify({ kills: KILLS, descriptors: [...descriptors], memory: [memory[0], memory.at(-1)] }));
     assert.equal(descriptors.size, 1, `descriptors of the daemon: ${[...descriptors]}`);
+    assert.ok(memory.at(-1)! <= memory[0] + GROWTH_MAX, `${memory[0]} bytes became ${memory.at(-1)}`);
   } finally {
     await daemon.stop();
   }

@@ -7,7 +7,7 @@ import { Reactor } from "../../ffi/reactor.ts";
 import { connectUnix, receive, send, wouldBlock } from "../../ffi/socket.ts";
 import { Server, type ServerOptions } from "../../vhost/server.ts";
 import * as wire from "../../vhost/wire.ts";
-import type { MemoryRegion, QueueSetup, VirtioDevice } from "../../vq/device.ts";
+import type { InflightArea, MemoryRegion, QueueSetup, VirtioDevice } from "../../vq/device.ts";
 import type { Log } from "../../vq/log.ts";
 
 export const DEADLINE_MS = 5000;
@@ -18,7 +18,8 @@ export const FEATURES = FEATURE_OF_DEVICE | wire.VIRTIO_RING_F_INDIRECT_DESC | w
   wire.VHOST_USER_F_PROTOCOL_FEATURES | wire.VIRTIO_F_VERSION_1;
 export const PROTOCOL_FEATURES = wire.VHOST_USER_PROTOCOL_F_MQ | wire.VHOST_USER_PROTOCOL_F_REPLY_ACK |
   wire.VHOST_USER_PROTOCOL_F_BACKEND_REQ | wire.VHOST_USER_PROTOCOL_F_CONFIG |
-  wire.VHOST_USER_PROTOCOL_F_RESET_DEVICE | wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+  wire.VHOST_USER_PROTOCOL_F_RESET_DEVICE | wire.VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
+  wire.VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 
 export function openDescriptors(): number {
   return [...Deno.readDirSync("/proc/self/fd")].length;
@@ -36,12 +37,13 @@ export class FakeDevice implements VirtioDevice {
   /** What it was told, one word or two each; `reset` at the end of a session included. */
   calls: string[] = [];
   regions: readonly MemoryRegion[] = [];
+  inflight: InflightArea | null = null;
   running = new Map<number, QueueSetup>();
   lastSetup: QueueSetup | null = null;
   /** How many requests a queue is thought to serve before it stops. */
   served = 0;
   /** The reason for the next rejection of a call. */
-  reject: Partial<Record<"setMemory" | "startQueue" | "setCall" | "stopQueue" | "reset", string>> = {};
+  reject: Partial<Record<"setMemory" | "setInflight" | "startQueue" | "setCall" | "stopQueue" | "reset", string>> = {};
   /** What broke the contract. */
   complaints: string[] = [];
   #busy = false;
@@ -50,6 +52,12 @@ export class FakeDevice implements VirtioDevice {
     await this.#call("setMemory", `${regions.length}`);
     for (const { fd } of regions) if (!isOpen(fd)) this.complaints.push(`memory descriptor ${fd} is closed`);
     this.regions = regions;
+  }
+
+  async setInflight(area: InflightArea | null): Promise<void> {
+    await this.#call("setInflight", area === null ? "none" : `${area.queues} of ${area.queueSize}`);
+    if (area !== null && !isOpen(area.fd)) this.complaints.push(`in-flight descriptor ${area.fd} is closed`);
+    this.inflight = area;
   }
 
   async startQueue(index: number, setup: QueueSetup): Promise<void> {
@@ -89,6 +97,7 @@ export class FakeDevice implements VirtioDevice {
     await this.#call("reset", "");
     this.running.clear();
     this.regions = [];
+    this.inflight = null;
   }
 
   async #call(name: keyof FakeDevice["reject"], detail: string): Promise<void> {

@@ -194,7 +194,7 @@ Deno.test("RESET_DEVICE that fails ends the session", () =>
   }));
 
 const unsupported = [...wire.shapes].filter(([request]) =>
-  (request >= 19 && request <= 33 && ![21, 24, 25].includes(request)) || request === 35 || request > 38 ||
+  (request >= 19 && request <= 33 && ![21, 24, 25, 31, 32].includes(request)) || request === 35 || request > 38 ||
   request === 6 || request === 7
 );
 

@@ -130,6 +130,25 @@ Deno.test("stopQueue() does not wait for ever: what has not ended after a time i
   });
 });
 
+Deno.test("reset() that is to finish requests does not wait for those of each queue of a loop anew", async () => {
+  await withGate(async (gate) => {
+    await using bed = await startedBed({ queues: 4, loopOf: () => 0 });
+    for (const traffic of bed.traffic) traffic.send(OP.READ_FD, gate);
+    await until(() => bed.count("handled") === 4, "all taken");
+    const begun = performance.now();
+    await soon(bed.control.reset(true), "the end of all requests");
+    for (const traffic of bed.traffic) await traffic.done();
+    assert.equal(
+      bed.logs.filter((line) => line.includes("do not end and are cancelled")).length,
+      4,
+      bed.logs.join("\n"),
+    );
+    // One queue is waited for two seconds, the end of the process for four.
+    const tookMs = performance.now() - begun;
+    assert.ok(tookMs >= 2000 && tookMs < 4000, `${tookMs} ms`);
+  });
+});
+
 Deno.test("stopQueue() lets other queues of the loop go on while it waits", async () => {
   await withGate(async (gate) => {
     await using bed = await startedBed({ queues: 3, loopOf: () => 0 });

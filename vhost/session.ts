@@ -44,6 +44,8 @@ export class Session {
   #backendFd = -1;
   #refusals = 0;
   #messages = 0;
+  /** The front end has taken back memory that it had shared. */
+  #lost = false;
 
   constructor(connection: Connection, device: VirtioDevice, log: Log) {
     this.#connection = connection;
@@ -57,6 +59,10 @@ export class Session {
       // QEMU 7.1 to 8.0 crash on it where they do not expect it.
       (device.config.length > 0 ? wire.VHOST_USER_PROTOCOL_F_CONFIG : 0n);
     const memory = this.#memory = new MemoryTable(device);
+    device.onLost = () => {
+      this.#lost = true;
+      this.end();
+    };
     const hasFeature = (bit: bigint) => (this.#features & bit) !== 0n;
     const context: RingContext = {
       get eventIdx() {
@@ -81,6 +87,8 @@ export class Session {
   async run(): Promise<void> {
     for (;;) {
       const message = await this.#connection.read();
+      if (this.#lost) message?.closeFds();
+      if (this.#lost) throw new ProtocolError("it has truncated memory that it had shared: the device ends");
       if (message === null) return;
       this.#messages++;
       try {
@@ -101,6 +109,7 @@ export class Session {
    * reset.
    */
   async close(): Promise<void> {
+    this.#device.onLost = null;
     try {
       await this.#device.reset();
     } finally {

@@ -195,8 +195,8 @@ export class FsService implements Service {
     const { in32 } = requests;
     const total = requests.readableBytes[slot];
     const copied = requests.copyIn(slot, memory, total < SMALL ? total : SMALL);
-    // Without a whole header there is nobody to answer.
-    if (copied < HEADER) return 0;
+    // Without a whole header there is nobody to answer; and zeros in the place of memory that is gone must not be written to a file.
+    if (copied < HEADER || memory.lost) return 0;
     const len = in32[LEN];
     const opcode = in32[OPCODE];
     const op = this.#operations[opcode];
@@ -210,6 +210,7 @@ export class FsService implements Service {
       // Names and values behind the first bytes. What was checked above is not read again: the guest may have changed it.
       if (len > IN_BYTES) return this.reply(slot, -E2BIG);
       requests.copyIn(slot, memory, len);
+      if (memory.lost) return 0;
     }
     // What a loop has handed over was let in there.
     if (this.session.state !== STATE_RUNNING && !op.always && !this.isHelper) {

@@ -53,6 +53,8 @@ export interface GuestWindow {
 const REGION_ALIGN = 2 * 1024 * 1024;
 // A multiple of every page size in use on x86-64 and arm64.
 const MAP_ALIGN = 65536;
+/** What is replaced where it is gone, at least a page: little, so that what the kernel alone has to do with is still found gone. */
+const GUARD_PAGE = Deno.build.arch === "x86_64" ? 4096 : MAP_ALIGN;
 const HUGETLBFS_MAGIC = 0x958458f6;
 /** V8 makes no ArrayBuffer above this. */
 const WINDOW_MAX = 2 ** 42;
@@ -117,9 +119,9 @@ export function mapGuestMemory(regions: readonly MemoryRegion[]): GuestWindow {
     unmap(mapping);
     throw new Error(`guest memory cannot be mapped: ${(cause as Error).message}`, { cause });
   }
-  const guard = guardMapping(
-    places.map(({ align, start, length }) => ({ addr: base + start, size: length, page: align })),
-  );
+  const guard = guardMapping(places.map(({ align, start, length }) => {
+    return { addr: base + start, size: length, page: align === MAP_ALIGN ? GUARD_PAGE : align };
+  }));
   const placed = places.map(({ region, offset }) => ({
     guestAddr: region.guestAddr,
     userAddr: region.userAddr,

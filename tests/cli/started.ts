@@ -22,11 +22,15 @@ export interface StartOptions {
 
 /** A temporary directory with a share in it, which goes out of scope with all that is in it. */
 export class Place {
-  readonly path = Deno.makeTempDirSync({ prefix: "ringfsd-start-" });
-  readonly share = `${this.path}/share`;
-  readonly socket = `${this.path}/socket`;
+  readonly path: string;
+  readonly share: string;
+  readonly socket: string;
 
-  constructor() {
+  /** `base` is where it is made: the kind of file system matters to some tests. */
+  constructor(base?: string) {
+    this.path = Deno.makeTempDirSync({ prefix: "ringfsd-start-", ...(base === undefined ? {} : { dir: base }) });
+    this.share = `${this.path}/share`;
+    this.socket = `${this.path}/socket`;
     // Whoever the daemon runs as reaches it.
     for (const dir of [this.path, this.share]) {
       Deno.mkdirSync(dir, { recursive: true });

@@ -167,7 +167,7 @@ Deno.test("data that lie in truncated memory: the kernel finds it, the guest get
   }
 });
 
-Deno.test("a huge page of guest memory that is punched out from the file", async (t) => {
+Deno.test("huge pages of guest memory that are truncated", async (t) => {
   const size = 2 << 20;
   const fd = libc.memfd_create(cString("huge"), 1 | 4);
   const cannot = fd < 0 || libc.ftruncate(fd, BigInt(size)) < 0 || !freeHugePages();

@@ -13,7 +13,7 @@ import { Place, Started, useShare } from "../cli/started.ts";
 import { random } from "../fs/random.ts";
 import { BusyGuest } from "./busy_guest.ts";
 
-const ROUNDS = Number(Deno.env.get("RINGFSD_TRUNCATE_ROUNDS") ?? 60);
+const ROUNDS = Number(Deno.env.get("RINGFSD_TRUNCATE_ROUNDS") ?? 40);
 const SEED = Number(Deno.env.get("RINGFSD_TRUNCATE_SEED") ?? 1);
 const ROOT = 1;
 const MEMORY = 8 << 20;

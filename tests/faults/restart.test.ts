@@ -104,3 +104,10 @@ Deno.test("faults again and again end the loop, which is said once; whoever asks
   await assert.rejects(soon(bed.control.reset(), "reset"), /loop 0 ended/);
   assert.equal(bed.fatal.length, 1);
 });
+
+Deno.test("a fault under a lock ends the loop at once: what the lock guards may be half changed, and nobody would let go of it", async () => {
+  await using bed = await startedBed();
+  bed.traffic[0].send(OP.THROW_LOCKED);
+  await until(() => bed.fatal.length > 0, "the fault was reported");
+  assert.equal(restarts(bed), 0);
+});

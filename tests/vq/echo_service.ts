@@ -8,6 +8,7 @@ import type { Loop } from "../../vq/loop.ts";
 import { type LoopScope, runLoop } from "../../vq/loop_worker.ts";
 import { type LoopDevice, PENDING, type Service } from "../../vq/queue.ts";
 import { IN_BYTES } from "../../vq/requests.ts";
+import { lock } from "../../vq/spin.ts";
 
 export const OP = {
   ECHO: 0,
@@ -27,6 +28,8 @@ export const OP = {
   NOP: 7,
   /** The same fault when the ring has done something for it. */
   THROW_LATER: 8,
+  /** The same fault while it holds a lock. */
+  THROW_LOCKED: 9,
 } as const;
 
 /** Words that each loop's service counts in, one line a loop. */
@@ -86,7 +89,8 @@ class EchoService implements Service {
       return PENDING;
     }
     if (op === OP.RING) signal(this.bellFds[argument]);
-    if (op === OP.THROW) throw new Error("asked to");
+    if (op === OP.THROW_LOCKED) lock(new Int32Array(1), 0);
+    if (op === OP.THROW || op === OP.THROW_LOCKED) throw new Error("asked to");
     if (op === OP.WORK) { for (const end = performance.now() + argument / 1000; performance.now() < end;); }
     return this.#echo(slot);
   }

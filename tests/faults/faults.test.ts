@@ -138,8 +138,19 @@ Deno.test({
         host.hold(0);
         works(session);
       }
+      // DESTROY that waits for what is held is given up as well; whoever comes next finds a session that can begin.
+      host.hold(op.FUSE_LOOKUP);
+      const held = client.start(op.FUSE_LOOKUP, ROOT, names("slow"), { outSize: 128 });
+      host.untilHeld(1);
+      const destroy = client.start(op.FUSE_DESTROY, 0, bytes());
+      const fault = client.start(op.FUSE_LOOKUP, ROOT, names(FAULTS.loop), { outSize: 128 });
+      assert.deepEqual([held, destroy, fault].map((one) => client.finish(one).error), [-EIO, -EIO, -EIO]);
+      host.hold(0);
+      assert.equal(client.getattr(ROOT).error, -EIO, "before INIT");
+      assert.equal(client.init().error, 0);
+      works(session);
       session.close();
-      await daemon.until(() => count(daemon, RESTARTED) === 2, "the log");
+      await daemon.until(() => count(daemon, RESTARTED) === 3, "the log");
     } finally {
       await daemon.stop();
     }

@@ -87,8 +87,10 @@ export class Session {
   async run(): Promise<void> {
     for (;;) {
       const message = await this.#connection.read();
-      if (this.#lost) message?.closeFds();
-      if (this.#lost) throw new ProtocolError("it has truncated memory that it had shared: the device ends");
+      if (this.#lost) {
+        message?.closeFds();
+        throw new ProtocolError("it has truncated memory that it had shared: the device ends");
+      }
       if (message === null) return;
       this.#messages++;
       try {

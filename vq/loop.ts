@@ -178,9 +178,7 @@ export class Loop {
       ring.sqe_set_data(sqe, slot, ABOUT_END);
       asked.add(slot);
     }
-    const busy = () =>
-      requests.queue.some((queue, slot) => queue !== null && calls.cancel(slot) || calls.outstanding(slot));
-    for (const late = performance.now() + ABANDON_PATIENCE_MS; asked.size > 0 || busy();) {
+    for (const late = performance.now() + ABANDON_PATIENCE_MS; this.#interruptCalls() || asked.size > 0;) {
       if (performance.now() > late) throw new Error(`${requests.inFlight} request(s) in flight do not end`);
       ring.submit_and_wait_timeout(1, LOOK_AGAIN_US);
       for (let slot = calls.take(); slot >= 0; slot = calls.take()) {
@@ -195,6 +193,17 @@ export class Loop {
       }
       ring.cq_advance(n);
     }
+  }
+
+  /** Interrupts all calls that helpers make for requests. False where there is none. */
+  #interruptCalls(): boolean {
+    let any = false;
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (this.requests.queue[slot] === null || !this.calls.outstanding(slot)) continue;
+      this.calls.cancel(slot);
+      any = true;
+    }
+    return any;
   }
 
   /** An SQE to prepare; `forSlot` comes after its prep_*. It is submitted with the others of the batch. */

@@ -130,8 +130,14 @@ class Member {
     this.#faults = this.#faults.filter((at) => now - at < FAULTS_MS);
     // A table that is half changed can be the end of more than this loop; and its lock is never let go of.
     if (locksHeld() > 0 || this.#faults.push(now) > FAULTS_MAX) throw fault;
+    const reason = (fault as Error).stack ?? fault;
     const old = this.loop;
-    const given = old.abandon();
+    let given: number;
+    try {
+      given = old.abandon();
+    } catch (cause) {
+      throw new Error(`${(cause as Error).message}; after: ${reason}`, { cause });
+    }
     this.loop = this.#makeLoop(old.calls, old.grace, old.requests);
     for (const device of old.devices.values()) {
       this.#serve(device);
@@ -141,7 +147,6 @@ class Member {
         this.loop.add(new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect));
       }
     }
-    const reason = (fault as Error).stack ?? fault;
     this.#log.error(
       `loop ${this.init.index} met a fault of ringfsd's own, please report it; it has answered the ${given} request(s) that it had with ` +
         `an error, and goes on: ${reason}`,

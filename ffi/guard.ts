@@ -55,112 +55,125 @@ const REST = 64;
 /** void handler(int signal rdi, siginfo_t *rsi, void *rdx). What it changes of the registers, the return from the signal restores. */
 const X86_64 = [
   "49b9________________", //  0 mov r9, table
-  "837e0800", //              a cmp dword [rsi+8], 0       si_code: sent by a process, where it is not above 0
-  "0f8e83000000", //          e jle other
-  "488b4610", //             14 mov rax, [rsi+16]          si_addr
+  "837e0800", //              a cmp dword [rsi+8], 0          si_code: sent by a process, where it is not above 0
+  "0f8e94000000", //          e jle other
+  "488b4610", //             14 mov rax, [rsi+16]             si_addr
   "418b09", //               18 mov ecx, [r9]
   "4d8d6140", //             1b lea r12, [r9+64]
   "83e901", //               1f next: sub ecx, 1
-  "7273", //                 22 jb other
-  "4d8b0424", //             24 mov r8, [r12]
-  "4c39c0", //               28 cmp rax, r8
-  "720d", //                 2b jb skip
-  "493b442408", //           2d cmp rax, [r12+8]
-  "7306", //                 32 jae skip
-  "4d3b0424", //             34 cmp r8, [r12]              the end read is of the same start
-  "7406", //                 38 je found
-  "4983c420", //             3a skip: add r12, 32
-  "ebdf", //                 3e jmp next
-  "4989fd", //               40 found: mov r13, rdi
-  "4989f6", //               43 mov r14, rsi
-  "4989d7", //               46 mov r15, rdx
-  "498b5c2418", //           49 mov rbx, [r12+24]
-  "c70301000000", //         4e mov dword [rbx], 1         before anybody can see what is there instead
-  "498b742410", //           54 mov rsi, [r12+16]
-  "4889f7", //               59 mov rdi, rsi
-  "48f7df", //               5c neg rdi
-  "4821c7", //               5f and rdi, rax
-  "ba03000000", //           62 mov edx, 3                 PROT_READ | PROT_WRITE
-  "41ba32400000", //         67 mov r10d, 0x4032           MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
-  "49c7c0ffffffff", //       6d mov r8, -1
-  "4531c9", //               74 xor r9d, r9d
-  "b809000000", //           77 mov eax, 9                 mmap
-  "0f05", //                 7c syscall
-  "4885c0", //               7e test rax, rax
-  "7801", //                 81 js failed
-  "c3", //                   83 ret
-  "4c89ef", //               84 failed: mov rdi, r13
-  "4c89f6", //               87 mov rsi, r14
-  "4c89fa", //               8a mov rdx, r15
-  "49b9________________", // 8d mov r9, table
-  "498b4108", //             97 other: mov rax, [r9+8]
-  "4883f801", //             9b cmp rax, 1                 SIG_IGN
-  "7602", //                 9f jbe default
-  "ffe0", //                 a1 jmp rax
-  "bf07000000", //           a3 default: mov edi, 7
-  "498d7110", //             a8 lea rsi, [r9+16]
-  "31d2", //                 ac xor edx, edx
-  "41ba08000000", //         ae mov r10d, 8
-  "b80d000000", //           b4 mov eax, 13                rt_sigaction: the fault repeats, and ends the process
-  "0f05", //                 b9 syscall
-  "c3", //                   bb ret
+  "0f8280000000", //         22 jb other
+  "4d8b0424", //             28 mov r8, [r12]
+  "4c39c0", //               2c cmp rax, r8
+  "720d", //                 2f jb skip
+  "493b442408", //           31 cmp rax, [r12+8]
+  "7306", //                 36 jae skip
+  "4d3b0424", //             38 cmp r8, [r12]                 the end read is of the same start
+  "7406", //                 3c je found
+  "4983c420", //             3e skip: add r12, 32
+  "ebdb", //                 42 jmp next
+  "4989fd", //               44 found: mov r13, rdi
+  "4989f6", //               47 mov r14, rsi
+  "4989d7", //               4a mov r15, rdx
+  "498b5c2418", //           4d mov rbx, [r12+24]
+  "f0ff03", //               52 lock inc dword [rbx]          before anybody can see what is there instead
+  "498b742410", //           55 mov rsi, [r12+16]
+  "4889f7", //               5a mov rdi, rsi
+  "48f7df", //               5d neg rdi
+  "4821c7", //               60 and rdi, rax
+  "833b40", //               63 cmp dword [rbx], 64           then the whole range: each piece is a mapping of the kernel, which has 65530
+  "760b", //                 66 jbe map
+  "4c89c7", //               68 mov rdi, r8
+  "498b742408", //           6b mov rsi, [r12+8]
+  "4c29c6", //               70 sub rsi, r8
+  "ba03000000", //           73 map: mov edx, 3               PROT_READ | PROT_WRITE
+  "41ba32400000", //         78 mov r10d, 0x4032              MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE
+  "49c7c0ffffffff", //       7e mov r8, -1
+  "4531c9", //               85 xor r9d, r9d
+  "b809000000", //           88 mov eax, 9                    mmap
+  "0f05", //                 8d syscall
+  "4885c0", //               8f test rax, rax
+  "7801", //                 92 js failed
+  "c3", //                   94 ret
+  "4c89ef", //               95 failed: mov rdi, r13
+  "4c89f6", //               98 mov rsi, r14
+  "4c89fa", //               9b mov rdx, r15
+  "49b9________________", // 9e mov r9, table
+  "498b4108", //             a8 other: mov rax, [r9+8]
+  "4883f801", //             ac cmp rax, 1                    SIG_IGN
+  "7602", //                 b0 jbe default
+  "ffe0", //                 b2 jmp rax
+  "bf07000000", //           b4 default: mov edi, 7
+  "498d7110", //             b9 lea rsi, [r9+16]
+  "31d2", //                 bd xor edx, edx
+  "41ba08000000", //         bf mov r10d, 8
+  "b80d000000", //           c5 mov eax, 13                   rt_sigaction: the fault repeats, and ends the process
+  "0f05", //                 ca syscall
+  "c3", //                   cc ret
 ];
 
 /** The same: int signal w0, siginfo_t *x1, void *x2. */
 const ARM64 = [
-  "89060058", //  0 ldr x9, table
-  "2a0840b9", //  4 ldr w10, [x1, #8]
-  "5f010071", //  8 cmp w10, #0
-  "cd040054", //  c b.le other
-  "2b0840f9", // 10 ldr x11, [x1, #16]
-  "2c0140b9", // 14 ldr w12, [x9]
-  "2d010191", // 18 add x13, x9, #64
-  "8c050071", // 1c next: subs w12, w12, #1
-  "23040054", // 20 b.lo other
-  "aefddfc8", // 24 ldar x14, [x13]
-  "7f010eeb", // 28 cmp x11, x14
-  "03010054", // 2c b.lo skip
-  "af210091", // 30 add x15, x13, #8
-  "f0fddfc8", // 34 ldar x16, [x15]
-  "7f0110eb", // 38 cmp x11, x16
-  "82000054", // 3c b.hs skip
-  "b0fddfc8", // 40 ldar x16, [x13]
-  "df0110eb", // 44 cmp x14, x16
-  "60000054", // 48 b.eq found
-  "ad810091", // 4c skip: add x13, x13, #32
-  "f3ffff17", // 50 b next
-  "f30300aa", // 54 found: mov x19, x0
-  "f40301aa", // 58 mov x20, x1
-  "f50302aa", // 5c mov x21, x2
-  "aa0d40f9", // 60 ldr x10, [x13, #24]
-  "2c008052", // 64 mov w12, #1
-  "4cfd9f88", // 68 stlr w12, [x10]
-  "a10940f9", // 6c ldr x1, [x13, #16]
-  "e00301cb", // 70 neg x0, x1
-  "00000b8a", // 74 and x0, x0, x11
-  "620080d2", // 78 mov x2, #3
-  "430688d2", // 7c mov x3, #0x4032
-  "04008092", // 80 mov x4, #-1
-  "050080d2", // 84 mov x5, #0
-  "c81b80d2", // 88 mov x8, #222              mmap
-  "010000d4", // 8c svc #0
-  "4000f8b7", // 90 tbnz x0, #63, failed
-  "c0035fd6", // 94 ret
-  "e00313aa", // 98 failed: mov x0, x19
-  "e10314aa", // 9c mov x1, x20
-  "e20315aa", // a0 mov x2, x21
-  "300540f9", // a4 other: ldr x16, [x9, #8]
-  "1f0600f1", // a8 cmp x16, #1
-  "49000054", // ac b.ls default
-  "00021fd6", // b0 br x16
-  "e00080d2", // b4 default: mov x0, #7
-  "21410091", // b8 add x1, x9, #16
-  "020080d2", // bc mov x2, #0
-  "030180d2", // c0 mov x3, #8
-  "c81080d2", // c4 mov x8, #134              rt_sigaction
-  "010000d4", // c8 svc #0
-  "c0035fd6", // cc ret
-  "________________", // d0 table
+  "89070058", //          0 ldr x9, table
+  "2a0840b9", //          4 ldr w10, [x1, #8]
+  "5f010071", //          8 cmp w10, #0
+  "ad050054", //          c b.le other
+  "2b0840f9", //         10 ldr x11, [x1, #16]
+  "2c0140b9", //         14 ldr w12, [x9]
+  "2d010191", //         18 add x13, x9, #64
+  "8c050071", //         1c next: subs w12, w12, #1
+  "03050054", //         20 b.lo other
+  "aefddfc8", //         24 ldar x14, [x13]
+  "7f010eeb", //         28 cmp x11, x14
+  "03010054", //         2c b.lo skip
+  "af210091", //         30 add x15, x13, #8
+  "f0fddfc8", //         34 ldar x16, [x15]
+  "7f0110eb", //         38 cmp x11, x16
+  "82000054", //         3c b.hs skip
+  "b0fddfc8", //         40 ldar x16, [x13]
+  "df0110eb", //         44 cmp x14, x16
+  "60000054", //         48 b.eq found
+  "ad810091", //         4c skip: add x13, x13, #32
+  "f3ffff17", //         50 b next
+  "f30300aa", //         54 found: mov x19, x0
+  "f40301aa", //         58 mov x20, x1
+  "f50302aa", //         5c mov x21, x2
+  "aa0d40f9", //         60 ldr x10, [x13, #24]
+  "4cfd5f88", //         64 count: ldaxr w12, [x10]
+  "8c050011", //         68 add w12, w12, #1
+  "4cfd0f88", //         6c stlxr w15, w12, [x10]
+  "afffff35", //         70 cbnz w15, count
+  "a10940f9", //         74 ldr x1, [x13, #16]
+  "e00301cb", //         78 neg x0, x1
+  "00000b8a", //         7c and x0, x0, x11
+  "9f010171", //         80 cmp w12, #64
+  "89000054", //         84 b.ls map
+  "e0030eaa", //         88 mov x0, x14
+  "a10540f9", //         8c ldr x1, [x13, #8]
+  "21000ecb", //         90 sub x1, x1, x14
+  "620080d2", //         94 map: mov x2, #3
+  "430688d2", //         98 mov x3, #0x4032
+  "04008092", //         9c mov x4, #-1
+  "050080d2", //         a0 mov x5, #0
+  "c81b80d2", //         a4 mov x8, #222                  mmap
+  "010000d4", //         a8 svc #0
+  "4000f8b7", //         ac tbnz x0, #63, failed
+  "c0035fd6", //         b0 ret
+  "e00313aa", //         b4 failed: mov x0, x19
+  "e10314aa", //         b8 mov x1, x20
+  "e20315aa", //         bc mov x2, x21
+  "300540f9", //         c0 other: ldr x16, [x9, #8]
+  "1f0600f1", //         c4 cmp x16, #1
+  "49000054", //         c8 b.ls default
+  "00021fd6", //         cc br x16
+  "e00080d2", //         d0 default: mov x0, #7
+  "21410091", //         d4 add x1, x9, #16
+  "020080d2", //         d8 mov x2, #0
+  "030180d2", //         dc mov x3, #8
+  "c81080d2", //         e0 mov x8, #134                  rt_sigaction
+  "010000d4", //         e4 svc #0
+  "c0035fd6", //         e8 ret
+  "1f2003d5", //         ec nop
+  "________________", // f0 table
 ];
 
 /** The handler for a table at an address. */
@@ -180,7 +193,7 @@ export interface GuardedRange {
 
 /** A guard over some memory. */
 export interface Guard {
-  /** Where the 32-bit word lies that is 1 when part of the memory is gone: see `noteAt`. */
+  /** Where the 32-bit word lies that is not 0 when part of the memory is gone: it counts the faults: see `noteAt`. */
   readonly note: HostAddr;
   /** Ends the guard. To be called before the memory is unmapped, when nobody touches it any more. */
   release(): void;

@@ -38,7 +38,7 @@ export interface MemoryLayout {
   readonly addr: HostAddr;
   readonly size: number;
   readonly regions: readonly PlacedRegion[];
-  /** Where the word lies that is 1 when the front end has taken part of the memory away; 0: nothing would note that. */
+  /** Where the word lies that is not 0 when the front end has taken part of the memory away; 0: nothing would note that. */
   readonly lost?: HostAddr | 0;
 }
 

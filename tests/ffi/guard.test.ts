@@ -4,7 +4,7 @@ import { type Guard, type GuardedRange, guardMapping, handlerCode, installGuard,
 import { cString, libc } from "../../ffi/libc.ts";
 import { type HostAddr, map, MAP_SHARED, PAGE, PROT_READ, PROT_WRITE, unmap } from "../../ffi/memory.ts";
 
-const PAGES = 16;
+const PAGES = 4;
 /** A multiple of every page size. */
 const UNIT = 65536;
 const SIZE = PAGES * UNIT;
@@ -36,6 +36,7 @@ Deno.test("guardMapping() puts zeros where the file has ended, and notes it", ()
   assert.equal(noted(guard), 1);
   assert.equal(one.bytes[SIZE / 2 - 1], 7, "what is there is as it was");
   one.bytes.fill(9);
+  assert.ok(noted(guard) > 1);
   assert.ok(one.bytes.every((byte) => byte === 9));
   assert.equal(noted(other), 0);
   assert.equal(two.bytes[0], 7);
@@ -55,6 +56,27 @@ Deno.test("several ranges have one note, and a guard that was released can be ha
     guard.release();
     guard.release();
   }
+});
+
+Deno.test("a range that faults on and on is replaced as a whole: there are only so many mappings", () => {
+  const fd = libc.memfd_create(cString("guarded"), 1);
+  const pages = 200_000;
+  assert.equal(libc.ftruncate(fd, BigInt(pages * PAGE)), 0);
+  const mapping = map(pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+  const page = mapping.addr % UNIT === 0 ? UNIT : PAGE;
+  const guard = guardMapping([{
+    addr: mapping.addr,
+    size: mapping.size,
+    page: Deno.build.arch === "x86_64" ? PAGE : page,
+  }])!;
+  assert.equal(libc.ftruncate(fd, 0n), 0);
+  const bytes = new Uint8Array(mapping.buffer);
+  // Every other page, so that no two pieces become one.
+  for (let at = 0; at < bytes.length; at += 2 * PAGE) assert.equal(bytes[at], 0);
+  assert.ok(noted(guard) > 1 && noted(guard) < 100, `${noted(guard)} faults`);
+  guard.release();
+  unmap(mapping);
+  libc.close(fd);
 });
 
 Deno.test("guardMapping() has room for some thousand ranges, and says where there is none", () => {

@@ -191,6 +191,9 @@ export interface GuardedRange {
   page: number;
 }
 
+/** The system's page size in bytes: what is replaced of a mapping that is not of huge pages. */
+export const pageSize = (): number => libc.getpagesize();
+
 /** A guard over some memory. */
 export interface Guard {
   /** Where the 32-bit word lies that is not 0 when part of the memory is gone: it counts the faults: see `noteAt`. */

@@ -130,6 +130,7 @@ const lib = Deno.dlopen("libc.so.6", {
   sched_getaffinity: { parameters: ["i32", "u32", "buffer"], result: "i32" },
 
   // --- this process
+  getpagesize: { parameters: [], result: "i32" },
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
   /** int getgroups(int size, gid_t list[]) */

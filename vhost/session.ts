@@ -61,7 +61,7 @@ export class Session {
     const memory = this.#memory = new MemoryTable(device);
     device.onLost = () => {
       this.#lost = true;
-      this.end();
+      connection.end();
     };
     const hasFeature = (bit: bigint) => (this.#features & bit) !== 0n;
     const context: RingContext = {

@@ -4,7 +4,7 @@
  * region whenever it does.
  */
 import { AT_EMPTY_PATH, S_IFMT, S_IFREG, statfs, statx, STATX_BASIC_STATS } from "../ffi/stat_layout.ts";
-import { type Guard, guardMapping, noteAt } from "../ffi/guard.ts";
+import { type Guard, guardMapping, noteAt, pageSize } from "../ffi/guard.ts";
 import { checked, libc } from "../ffi/libc.ts";
 import {
   type HostAddr,
@@ -53,8 +53,6 @@ export interface GuestWindow {
 const REGION_ALIGN = 2 * 1024 * 1024;
 // A multiple of every page size in use on x86-64 and arm64.
 const MAP_ALIGN = 65536;
-/** What is replaced where it is gone, at least a page: little, so that what the kernel alone has to do with is still found gone. */
-const GUARD_PAGE = Deno.build.arch === "x86_64" ? 4096 : MAP_ALIGN;
 const HUGETLBFS_MAGIC = 0x958458f6;
 /** V8 makes no ArrayBuffer above this. */
 const WINDOW_MAX = 2 ** 42;
@@ -119,8 +117,9 @@ export function mapGuestMemory(regions: readonly MemoryRegion[]): GuestWindow {
     unmap(mapping);
     throw new Error(`guest memory cannot be mapped: ${(cause as Error).message}`, { cause });
   }
+  // As little as can be, so that what the kernel alone has to do with is still found gone.
   const guard = guardMapping(places.map(({ align, start, length }) => {
-    return { addr: base + start, size: length, page: align === MAP_ALIGN ? GUARD_PAGE : align };
+    return { addr: base + start, size: length, page: align === MAP_ALIGN ? pageSize() : align };
   }));
   const placed = places.map(({ region, offset }) => ({
     guestAddr: region.guestAddr,

@@ -1,6 +1,14 @@
 // ffi/guard.ts: what is truncated under us is replaced where it is guarded, and a fault anywhere else is what it was.
 import assert from "node:assert/strict";
-import { type Guard, type GuardedRange, guardMapping, handlerCode, installGuard, noteAt } from "../../ffi/guard.ts";
+import {
+  type Guard,
+  type GuardedRange,
+  guardMapping,
+  handlerCode,
+  installGuard,
+  noteAt,
+  pageSize,
+} from "../../ffi/guard.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import { type HostAddr, map, MAP_SHARED, PAGE, PROT_READ, PROT_WRITE, unmap } from "../../ffi/memory.ts";
 
@@ -17,8 +25,7 @@ function shared(): { fd: number; bytes: Uint8Array; range: GuardedRange; [Symbol
   assert.equal(libc.ftruncate(fd, BigInt(SIZE)), 0);
   const mapping = map(SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
   const bytes = new Uint8Array(mapping.buffer).fill(7);
-  // What a kernel with small pages may map anywhere is rounded to them.
-  const range = { addr: mapping.addr, size: SIZE, page: mapping.addr % UNIT === 0 ? UNIT : PAGE };
+  const range = { addr: mapping.addr, size: SIZE, page: pageSize() };
   return { fd, bytes, range, [Symbol.dispose]: () => (unmap(mapping), void libc.close(fd)) };
 }
 
@@ -63,16 +70,11 @@ Deno.test("a range that faults on and on is replaced as a whole: there are only 
   const pages = 200_000;
   assert.equal(libc.ftruncate(fd, BigInt(pages * PAGE)), 0);
   const mapping = map(pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-  const page = mapping.addr % UNIT === 0 ? UNIT : PAGE;
-  const guard = guardMapping([{
-    addr: mapping.addr,
-    size: mapping.size,
-    page: Deno.build.arch === "x86_64" ? PAGE : page,
-  }])!;
+  const guard = guardMapping([{ addr: mapping.addr, size: mapping.size, page: pageSize() }])!;
   assert.equal(libc.ftruncate(fd, 0n), 0);
   const bytes = new Uint8Array(mapping.buffer);
   // Every other page, so that no two pieces become one.
-  for (let at = 0; at < bytes.length; at += 2 * PAGE) assert.equal(bytes[at], 0);
+  for (let at = 0; at < bytes.length; at += 2 * pageSize()) assert.equal(bytes[at], 0);
   assert.ok(noted(guard) > 1 && noted(guard) < 100, `${noted(guard)} faults`);
   guard.release();
   unmap(mapping);
@@ -83,7 +85,7 @@ Deno.test("guardMapping() has room for some thousand ranges, and says where ther
   const guards: Guard[] = [];
   using last = shared();
   for (let i = 0; i < 5000; i++) {
-    const guard = guardMapping([{ addr: 0x1000 * i, size: 0x1000, page: 0x1000 }]);
+    const guard = guardMapping([{ addr: UNIT * i, size: UNIT, page: UNIT }]);
     if (guard) guards.push(guard);
   }
   assert.ok(guards.length >= 4000 && guards.length < 5000);
@@ -120,7 +122,7 @@ Deno.test("a fault outside of what is guarded, and one behind the guard's end, e
   for (const [name, guarded, released] of [["another mapping", false, false], ["released", true, true]] as const) {
     await t.step(name, async () => {
       const script = `
-        import { guardMapping, installGuard } from ${
+        import { guardMapping, installGuard, pageSize } from ${
         JSON.stringify(new URL("../../ffi/guard.ts", import.meta.url).href)
       };
         import { cString, libc } from ${JSON.stringify(new URL("../../ffi/libc.ts", import.meta.url).href)};
@@ -129,7 +131,7 @@ Deno.test("a fault outside of what is guarded, and one behind the guard's end, e
         const fd = libc.memfd_create(cString("x"), 1);
         libc.ftruncate(fd, 65536n);
         const { addr, buffer } = map(65536, 3, 1, fd);
-        const guard = ${guarded} ? guardMapping([{ addr, size: 65536, page: 4096 }]) : null;
+        const guard = ${guarded} ? guardMapping([{ addr, size: 65536, page: pageSize() }]) : null;
         if (${released}) guard.release();
         libc.ftruncate(fd, 0n);
         new Uint8Array(buffer)[5] = 1;

@@ -50,10 +50,13 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
   const first = await next();
   if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
+  let member: Member | null = null;
   try {
-    await serve(scope, new Member(scope, first.request.init, makeService), first, next);
+    member = new Member(scope, first.request.init, makeService);
+    await serve(scope, member, first, next);
   } catch (error) {
     scope.postMessage({ fatal: (error as Error).stack ?? String(error) });
+    member?.loop.close();
   }
 }
 

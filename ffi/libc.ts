@@ -20,6 +20,8 @@ const lib = Deno.dlopen("libc.so.6", {
   /** void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset) */
   mmap: { parameters: ["u64", "u64", "i32", "i32", "i32", "i64"], result: "pointer" },
   munmap: { parameters: ["u64", "u64"], result: "i32" },
+  /** int mprotect(void *addr, size_t length, int prot) */
+  mprotect: { parameters: ["u64", "u64", "i32"], result: "i32" },
   madvise: { parameters: ["u64", "u64", "i32"], result: "i32" },
 
   // --- descriptors
@@ -128,6 +130,7 @@ const lib = Deno.dlopen("libc.so.6", {
   sched_getaffinity: { parameters: ["i32", "u32", "buffer"], result: "i32" },
 
   // --- this process
+  getpagesize: { parameters: [], result: "i32" },
   geteuid: { parameters: [], result: "u32" },
   getegid: { parameters: [], result: "u32" },
   /** int getgroups(int size, gid_t list[]) */

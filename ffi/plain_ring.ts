@@ -138,6 +138,10 @@ export class PlainRing extends SubmissionEntries implements LoopRing {
     return (tail & (this.sqEntries - 1)) << 4;
   }
 
+  discard(): void {
+    this.#sqTail = this.#sqHead;
+  }
+
   sq_ready(): number {
     return (this.#sqTail - this.#sqHead) | 0;
   }

@@ -27,6 +27,7 @@ import type { SubmissionEntries } from "./uring_sqe.ts";
 /** What a loop and its services use of a ring, as `Ring` describes it. A thread has one kind only, so that its calls stay direct. */
 export interface LoopRing extends SubmissionEntries {
   get_sqe(): number;
+  discard(): void;
   sq_ready(): number;
   sq_space_left(): number;
   submit(): number;

@@ -185,6 +185,12 @@ export class Ring extends SubmissionEntries implements LoopRing {
     return (tail & this.#sqMask) << 4;
   }
 
+  /** Takes back all SQEs that the kernel has not consumed. Without SQPOLL it looks at them in our own calls only. */
+  discard(): void {
+    this.#sqTail = this.#loadSqHead();
+    this.#flushSq();
+  }
+
   /** io_uring_sq_ready: SQEs prepared and not yet consumed by the kernel. */
   sq_ready(): number {
     return (this.#sqTail - this.#loadSqHead()) | 0;

@@ -2,7 +2,7 @@
  * The file system on one loop or helper: takes a FUSE request out of its slot, finds its handler in the opcode table, and sends the reply.
  * Request code returns a length or -errno; nothing here throws.
  */
-import { E2BIG, EBUSY, ECANCELED, EINTR, EINVAL, EIO, ENOENT, ENOSYS } from "../ffi/errno.ts";
+import { E2BIG, EBUSY, ECANCELED, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOSYS } from "../ffi/errno.ts";
 import { signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import type { Loop } from "../vq/loop.ts";
@@ -138,6 +138,8 @@ export class FsService implements Service {
   #waiter = -1;
   #whenAlone: ((slot: number) => number) | null = null;
   #epoch: number;
+  /** Handlers that threw. */
+  #faults = 0;
   /** Views of names in the request buffer, by offset: FFI takes a buffer, and making a view costs more than the call. */
   readonly #names: Uint8Array<ArrayBuffer>[] = [];
 
@@ -193,8 +195,8 @@ export class FsService implements Service {
     const { in32 } = requests;
     const total = requests.readableBytes[slot];
     const copied = requests.copyIn(slot, memory, total < SMALL ? total : SMALL);
-    // Without a whole header there is nobody to answer.
-    if (copied < HEADER) return 0;
+    // Without a whole header there is nobody to answer; and zeros in the place of memory that is gone must not be written to a file.
+    if (copied < HEADER || memory.lost) return 0;
     const len = in32[LEN];
     const opcode = in32[OPCODE];
     const op = this.#operations[opcode];
@@ -208,6 +210,7 @@ export class FsService implements Service {
       // Names and values behind the first bytes. What was checked above is not read again: the guest may have changed it.
       if (len > IN_BYTES) return this.reply(slot, -E2BIG);
       requests.copyIn(slot, memory, len);
+      if (memory.lost) return 0;
     }
     // What a loop has handed over was let in there.
     if (this.session.state !== STATE_RUNNING && !op.always && !this.isHelper) {
@@ -224,7 +227,7 @@ export class FsService implements Service {
     try {
       result = op.handler(this, slot);
     } catch (fault) {
-      result = this.#faulted(op.name, fault as Error);
+      result = this.#faulted(op.name, slot, fault as Error);
     }
     if (this.files.opened) this.files.close();
     if (way !== ON_LOOP) this.#metadata.after();
@@ -272,10 +275,22 @@ export class FsService implements Service {
   }
 
   /** A fault of our own costs the guest that one request, and leaves the thread as it should be. */
-  #faulted(operation: string, fault: Error): number {
+  #faulted(operation: string, slot: number, fault: Error): number {
     this.credentials.takeOff();
     this.credentials.keepBits();
-    this.host.log.error(`${operation} met a fault of ringfsd's own, please report it: ${fault.stack ?? fault}`);
+    // The ring may have it already: the loop ends that, and all else that it has in flight.
+    if (this.#waits[slot] !== 0) {
+      this.files.close();
+      throw fault;
+    }
+    this.#faults++;
+    // Powers of two: a guest that knows how to cause it cannot flood the log.
+    if ((this.#faults & (this.#faults - 1)) === 0) {
+      const reason = fault.stack ?? fault;
+      this.host.log.error(
+        `${operation} met a fault of ringfsd's own (${this.#faults} so far), please report it: ${reason}`,
+      );
+    }
     return -EIO;
   }
 
@@ -406,6 +421,23 @@ export class FsService implements Service {
     if (gone || waits === WAITS_LOCK || waits === WAITS_AWAY_LOCK) this.cancel(slot);
   }
 
+  abandon(slot: number): number {
+    this.#closeCopies(slot);
+    this.#waits[slot] = 0;
+    if (slot === this.#waiter) {
+      // INIT or DESTROY: nobody else is let in before the session has a state again. The next INIT forgets what is left.
+      this.#waiter = -1;
+      this.session.close();
+    }
+    // What was noted of the slot may be the request's before.
+    const { requests } = this;
+    const { in32 } = requests;
+    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER || this.#operations[in32[OPCODE]]?.noReply) return 0;
+    this.#uniqueLo[slot] = in32[UNIQUE];
+    this.#uniqueHi[slot] = in32[UNIQUE + 1];
+    return this.reply(slot, -EIO);
+  }
+
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */
   reply(slot: number, result: number): number {
     const { requests } = this;
@@ -417,7 +449,8 @@ export class FsService implements Service {
     if (result > room - OUT_HEADER) result = -EIO;
     if (result > 0) len += result;
     out32[0] = len;
-    out32[1] = result < 0 ? result : 0;
+    // EFAULT: the front end has truncated the memory that data were to go to, or to come from.
+    out32[1] = result >= 0 ? 0 : result === -EFAULT ? -EIO : result;
     out32[2] = this.#uniqueLo[slot];
     out32[3] = this.#uniqueHi[slot];
     requests.copyOut(slot, this.device.memory, len);

@@ -59,6 +59,8 @@ export class Session {
   #messages = 0;
   /** It ends by our wish: the front end is there, and the guest will see what its requests are answered. */
   #ended = false;
+  /** The front end has taken back memory that it had shared. */
+  #lost = false;
 
   constructor(connection: Connection, device: VirtioDevice, log: Log) {
     this.#connection = connection;
@@ -73,6 +75,10 @@ export class Session {
       (device.config.length > 0 ? wire.VHOST_USER_PROTOCOL_F_CONFIG : 0n);
     const memory = this.#memory = new MemoryTable(device);
     this.#inflight = new Inflight(device);
+    device.onLost = () => {
+      this.#lost = true;
+      connection.end();
+    };
     const hasFeature = (bit: bigint) => (this.#features & bit) !== 0n;
     const context: RingContext = {
       get eventIdx() {
@@ -97,6 +103,10 @@ export class Session {
   async run(): Promise<void> {
     for (;;) {
       const message = await this.#connection.read();
+      if (this.#lost) {
+        message?.closeFds();
+        throw new ProtocolError("it has truncated memory that it had shared: the device ends");
+      }
       if (message === null) return;
       this.#messages++;
       try {
@@ -118,6 +128,7 @@ export class Session {
    * reset.
    */
   async close(): Promise<void> {
+    this.#device.onLost = null;
     try {
       await this.#device.reset(this.#ended);
     } finally {

@@ -7,13 +7,13 @@
  * half of the helpers: else the holder of a lock could find none to give it up with.
  */
 import { signal } from "../ffi/eventfd.ts";
-import { EINTR } from "../ffi/errno.ts";
+import { EINTR, EIO } from "../ffi/errno.ts";
 import { blockOtherSignals, interrupt, threadId } from "../ffi/interrupt.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
 import { SLOTS } from "./requests.ts";
-import { lock, unlock } from "./spin.ts";
+import { lock, locksHeld, unlock } from "./spin.ts";
 
 /** A call: words as below, and room for what its arguments point to. */
 const CALL_BYTES = 256;
@@ -32,6 +32,8 @@ const SIGNALLING = 18;
 /** Instead of a system call's number: the words behind it are a device and the address of the loop's chains. */
 const REQUEST = -1;
 
+/** There is no call. */
+const NONE = 0;
 const QUEUED = 1;
 const RUNNING = 2;
 const DONE = 3;
@@ -218,7 +220,14 @@ export class Calls {
   /** The next slot whose call is done, or -1. */
   take(): number {
     const call = this.#shared.take(LOOPS + this.#loop);
-    return call < 0 ? -1 : call % SLOTS;
+    if (call < 0) return -1;
+    Atomics.store(this.#shared.words, this.#shared.at(call) / 4 + STATE, NONE);
+    return call % SLOTS;
+  }
+
+  /** Whether a slot has a call that was not taken yet. */
+  outstanding(slot: number): boolean {
+    return Atomics.load(this.#shared.words, this.#shared.at(this.#call(slot)) / 4 + STATE) !== NONE;
   }
 
   /** What the call of a slot returned: its result or -errno. */
@@ -269,6 +278,8 @@ export interface HelperWork {
   serve(device: number, chains: HostAddr, slot: number): number;
   /** There is nothing to do. Returns true where it is to be called again soon, whether or not there is. */
   idle(): boolean;
+  /** Something threw: a fault of our own, which costs that one call. */
+  fault(error: unknown): void;
 }
 
 /** How long a helper sleeps that is to be idle() again. */
@@ -318,14 +329,21 @@ function makeCall(shared: Shared, call: number, thread: number, work: HelperWork
   let result = BigInt(-EINTR);
   if (Atomics.compareExchange(words, state, QUEUED, RUNNING) === QUEUED) {
     const w = longs.subarray(at / 8, at / 8 + 8);
-    if (w[NUMBER] === BigInt(REQUEST)) {
-      result = BigInt(work.serve(Number(w[1]), Number(w[2]) as HostAddr, call % SLOTS));
-    } else {
-      do {
-        result = libc.syscall6(w[0], w[1], w[2], w[3], w[4], w[5], w[6]);
-        if (result < 0n) result = BigInt(-errno());
-        // Only a cancellation ends the call.
-      } while (result === BigInt(-EINTR) && Atomics.load(words, state) === RUNNING);
+    try {
+      if (w[NUMBER] === BigInt(REQUEST)) {
+        result = BigInt(work.serve(Number(w[1]), Number(w[2]) as HostAddr, call % SLOTS));
+      } else {
+        do {
+          result = libc.syscall6(w[0], w[1], w[2], w[3], w[4], w[5], w[6]);
+          if (result < 0n) result = BigInt(-errno());
+          // Only a cancellation ends the call.
+        } while (result === BigInt(-EINTR) && Atomics.load(words, state) === RUNNING);
+      }
+    } catch (fault) {
+      // Else the others would wait for the lock for ever: the process ends.
+      if (locksHeld() > 0) throw fault;
+      work.fault(fault);
+      result = BigInt(-EIO);
     }
   }
   longs[at / 8 + RESULT] = result;

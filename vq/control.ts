@@ -26,6 +26,7 @@ export class DeviceControl implements VirtioDevice {
   readonly queueCount: number;
   readonly features: bigint;
   readonly config: Uint8Array;
+  onLost: (() => void) | null = null;
   readonly #options: DeviceOptions;
   /** Loops that know the device. */
   readonly #loops = new Set<LoopHandle>();
@@ -42,6 +43,7 @@ export class DeviceControl implements VirtioDevice {
     this.queueCount = options.queueCount;
     this.features = options.features;
     this.config = options.config;
+    options.pool.lost.set(options.id, () => this.onLost?.());
   }
 
   /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
@@ -138,6 +140,7 @@ export class DeviceControl implements VirtioDevice {
     for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
     this.#loops.clear();
     this.#options.pool.directory.publish(this.#options.id, null);
+    this.#options.pool.lost.delete(this.#options.id);
   }
 
   #loopOf(index: number): LoopHandle {

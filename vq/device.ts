@@ -64,6 +64,11 @@ export interface VirtioDevice {
   /** The configuration space, or an empty array where the device shows none. */
   readonly config: Uint8Array;
   /**
+   * Called when part of the guest's memory turns out to be gone, truncated by whoever has made it: the queues serve no more. Set by whom
+   * the device is driven by; maybe called more than once.
+   */
+  onLost: (() => void) | null;
+  /**
    * Replaces the guest's memory. Running queues are quiesced, moved over and resumed. Rejects with the reason where a
    * region cannot be mapped; then no memory is mapped and no queue runs.
    */

@@ -39,6 +39,7 @@ class Helper implements Host, HelperWork {
   readonly #directory: Directory;
   readonly #known = new Map<number, Known>();
   readonly #chains = new Map<HostAddr, Chains>();
+  #faults = 0;
   readonly #ring: (loop: number) => void;
 
   constructor(readonly init: HelperInit, readonly makeService: MakeService, readonly log: Log) {
@@ -57,9 +58,6 @@ class Helper implements Host, HelperWork {
       this.grace.enter();
       const written = device.service.handle(SLOT);
       return written < 0 ? -EIO : written;
-    } catch (fault) {
-      this.log.error(`a helper met a fault of ringfsd's own, please report it: ${(fault as Error).stack ?? fault}`);
-      return -EIO;
     } finally {
       // The service may have left the batch before it waited for something.
       if (this.grace.inside) this.grace.leave();
@@ -67,6 +65,14 @@ class Helper implements Host, HelperWork {
       if (this.grace.waiting) this.grace.settle();
       this.grace.sleepers(this.#ring);
     }
+  }
+
+  fault(error: unknown): void {
+    this.#faults++;
+    // Powers of two: a guest that knows how to cause it cannot flood the log.
+    if ((this.#faults & (this.#faults - 1)) !== 0) return;
+    const reason = (error as Error).stack ?? error;
+    this.log.error(`a helper met a fault of ringfsd's own (${this.#faults} so far), please report it: ${reason}`);
   }
 
   idle(): boolean {

@@ -5,7 +5,7 @@
  */
 import { nowMs } from "../ffi/clock.ts";
 import { signal } from "../ffi/eventfd.ts";
-import { EAGAIN, EBUSY, EINTR, ETIME } from "../ffi/errno.ts";
+import { EAGAIN, EBUSY, EINTR, ENOENT, ENOMEM, ETIME } from "../ffi/errno.ts";
 import { errorText } from "../ffi/libc.ts";
 import { POLLIN } from "../ffi/stat_layout.ts";
 import type { PlainRing } from "../ffi/plain_ring.ts";
@@ -25,6 +25,7 @@ const ABOUT_KICK = 1;
 const ABOUT_CONTROL = 2;
 const ABOUT_BELL = 3;
 const ABOUT_NOTHING = 4;
+const ABOUT_END = 5;
 
 const RING_ENTRIES = 512;
 /** Room for every slot and for kicks besides, so that completions do not overflow. */
@@ -55,17 +56,20 @@ const LOOK_AGAIN_US = 500;
 const STOP_PATIENCE_US = 2_000_000;
 /** Queues that are to stop one behind the other have waited for each other; each gets so long at least. */
 const LEAST_PATIENCE_US = 250_000;
+/** After a fault requests that do not end so long are no longer waited for: then the loop cannot go on. */
+const ABANDON_PATIENCE_MS = 10_000;
 /** An interrupt is sent again after this time at the latest. */
 const AGAIN_MAX_US = 32_000;
 
 export class Loop {
   readonly ring: LoopRing;
-  readonly requests = new Requests();
   readonly devices = new Map<number, LoopDevice>();
   /** Written by others to make a service's `bell` be called on this loop. */
   readonly bellFd: number;
 
   readonly isHelper = false;
+  /** Called when guest memory of a device turns out to be gone, once for each queue. */
+  onLost: (device: LoopDevice) => void = () => {};
 
   /** Processors for large transfers besides this loop's. */
   readonly spare: Spare;
@@ -104,6 +108,8 @@ export class Loop {
     readonly log: Log,
     /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
     ringFlags?: readonly number[],
+    /** Of a loop that was abandoned. */
+    readonly requests: Requests = new Requests(),
   ) {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
@@ -136,6 +142,73 @@ export class Loop {
   /** Gives back what the loop holds. It serves no queue any more. */
   close(): void {
     this.ring.queue_exit();
+  }
+
+  /**
+   * After a fault of our own: gives up all requests in flight, and has each answered with an error. What the kernel and helpers did for
+   * them has ended then, so that nothing is written to where the driver has other data by now. The loop is closed, its queues
+   * may go on on another. Returns how many requests these were. Throws where it cannot be done.
+   */
+  abandon(): number {
+    // Entries may be half prepared.
+    this.ring.discard();
+    this.#endAll();
+    const given = this.requests.inFlight;
+    for (let slot = 0; slot < SLOTS; slot++) {
+      const queue = this.requests.queue[slot];
+      if (queue === null) continue;
+      queue.ring.push(this.requests.head[slot], queue.device.service.abandon(slot));
+      this.requests.release(slot);
+    }
+    for (const device of this.devices.values()) {
+      device.inFlight = 0;
+      device.taking = device.waiting = false;
+      device.service.end();
+      for (const queue of device.queues.values()) this.#call(queue);
+    }
+    if (this.grace.inside) this.grace.leave();
+    this.close();
+    return given;
+  }
+
+  /** Ends what the ring and helpers do for requests, and waits until it has ended. */
+  #endAll(): void {
+    const { ring, requests, calls } = this;
+    /** Slots of which the ring may have an operation. */
+    const asked = new Set<number>();
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (requests.queue[slot] === null) continue;
+      const sqe = this.sqe();
+      ring.prep_cancel64(sqe, slot, ABOUT_REQUEST, 0);
+      ring.sqe_set_data(sqe, slot, ABOUT_END);
+      asked.add(slot);
+    }
+    for (const late = performance.now() + ABANDON_PATIENCE_MS; this.#interruptCalls() || asked.size > 0;) {
+      if (performance.now() > late) throw new Error(`${requests.inFlight} request(s) in flight do not end`);
+      ring.submit_and_wait_timeout(1, LOOK_AGAIN_US);
+      for (let slot = calls.take(); slot >= 0; slot = calls.take()) {
+        this.#plain?.ended(slot, ABOUT_REQUEST);
+        asked.delete(slot);
+      }
+      const n = ring.cq_ready();
+      for (let i = 0; i < n; i++) {
+        const about = ring.cqe_data_hi(i);
+        const none = about === ABOUT_END && ring.cqe_res(i) === -ENOENT;
+        if (about === ABOUT_REQUEST || none) asked.delete(ring.cqe_data_lo(i));
+      }
+      ring.cq_advance(n);
+    }
+  }
+
+  /** Interrupts all calls that helpers make for requests. False where there is none. */
+  #interruptCalls(): boolean {
+    let any = false;
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (this.requests.queue[slot] === null || !this.calls.outstanding(slot)) continue;
+      this.calls.cancel(slot);
+      any = true;
+    }
+    return any;
   }
 
   /** An SQE to prepare; `forSlot` comes after its prep_*. It is submitted with the others of the batch. */
@@ -309,7 +382,7 @@ export class Loop {
     const queue = queues[at];
     queue.idle = 0;
     if (queue.kickFd < 0) return;
-    if (queue.ring.enableKicks()) return queue.ring.disableKicks();
+    if (queue.ring.enableKicks() || queue.device.memory.lost) return queue.ring.disableKicks();
     queue.active = false;
     queues[at] = queues[queues.length - 1];
     queues.pop();
@@ -323,6 +396,10 @@ export class Loop {
       const queue = queues[i];
       // Leftovers are in flight for the front end, which waits for those.
       if ((queue.stopping && queue.ring.leftovers === 0) || queue.ring.broken) continue;
+      if (queue.device.memory.lost) {
+        this.#lost(queue);
+        continue;
+      }
       // A handler finds room for its SQE: it could not wait for it where completions overflow (EBUSY), which only #reap takes.
       if (this.ring.sq_space_left() < BATCH) {
         this.#enter(0);
@@ -493,7 +570,7 @@ export class Loop {
       if (queue.stopping || queue.ring.broken) continue;
       this.#deactivate(i);
       // Where there is no slot for its chains, a completion must come first.
-      if (queue.active && queue.ring.waiting && this.#hasRoom(queue)) more = true;
+      if (queue.active && (queue.ring.waiting || queue.device.memory.lost) && this.#hasRoom(queue)) more = true;
     }
     if (more) return;
     if (this.grace.waiting) this.grace.settle();
@@ -517,7 +594,9 @@ export class Loop {
       ? ring.submit_and_get_events()
       : ring.submit();
     // EBUSY: completions overflow and must be taken first; EINTR: V8 or the runtime sent a signal. Both come round again.
-    if (result < 0 && result !== -EINTR && result !== -EBUSY && result !== -EAGAIN && result !== -ETIME) {
+    if (result >= 0 || result === -EINTR || result === -EBUSY || result === -EAGAIN || result === -ETIME) return;
+    // The system has no memory at the moment.
+    if (result !== -ENOMEM) {
       throw new Error(`io_uring_enter: ${errorText(-result)}`);
     }
   }
@@ -534,6 +613,8 @@ export class Loop {
   }
 
   #malformed(queue: Queue): void {
+    // Zeros instead of what the guest has written are not its fault.
+    if (queue.device.memory.lost) return;
     queue.malformed++;
     // Powers of two: a guest cannot flood the log.
     if ((queue.malformed & (queue.malformed - 1)) === 0) {
@@ -542,9 +623,20 @@ export class Loop {
   }
 
   #broke(queue: Queue): void {
+    // `remove` does not wait for what will not be taken.
+    queue.ring.leftovers = 0;
+    if (queue.device.memory.lost) return this.#lost(queue);
     this.log.error(
       `queue ${queue.index}: its available ring is impossible (index or head beyond the queue); queue stopped`,
     );
     if (queue.errFd >= 0) signal(queue.errFd);
+  }
+
+  /** The device's memory is gone, or part of it: nothing on the queue can be believed any more. */
+  #lost(queue: Queue): void {
+    queue.ring.broken = true;
+    queue.ring.leftovers = 0;
+    if (queue.errFd >= 0) signal(queue.errFd);
+    this.onLost(queue.device);
   }
 }

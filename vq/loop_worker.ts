@@ -12,8 +12,9 @@ import { GuestMemory, type MemoryLayout } from "./memory.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
+import type { Requests } from "./requests.ts";
 import { Spare } from "./spare.ts";
-import { countLocksIn } from "./spin.ts";
+import { countLocksIn, locksHeld } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
 
 /** The part of a Worker's global scope that is used, so that a test can stand in for it. */
@@ -22,6 +23,10 @@ export interface LoopScope {
   onmessage: ((event: MessageEvent<Numbered>) => void) | null;
   close(): void;
 }
+
+/** Faults of our own within this time, after which a loop does not begin anew once more. */
+const FAULTS_MAX = 5;
+const FAULTS_MS = 60_000;
 
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
@@ -52,10 +57,13 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
   const first = await next();
   if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
+  let member: Member | null = null;
   try {
-    await serve(scope, new Member(scope, first.request.init, makeService), first, next);
+    member = new Member(scope, first.request.init, makeService);
+    await serve(scope, member, first, next);
   } catch (error) {
     scope.postMessage({ fatal: (error as Error).stack ?? String(error) });
+    member?.loop.close();
   }
 }
 
@@ -73,35 +81,86 @@ async function serve(scope: LoopScope, member: Member, first: Numbered, next: ()
         return scope.close();
       }
     }
-    member.loop.run();
+    try {
+      member.loop.run();
+    } catch (fault) {
+      member.restart(fault);
+    }
   }
 }
 
 /** A loop and what the control plane may ask of it. */
 class Member {
-  readonly loop: Loop;
+  loop: Loop;
+  readonly #log: Log;
+  /** What each device's service is made from. */
+  readonly #configs = new Map<number, unknown>();
+  /** When this thread met faults of our own, in ms. */
+  #faults: number[] = [];
 
-  constructor(scope: LoopScope, readonly init: LoopInit, readonly makeService: MakeService) {
-    const { index, controlFd, bellFds, loops, locks, pollMaxUs, placement, ringFlags } = init;
+  constructor(readonly scope: LoopScope, readonly init: LoopInit, readonly makeService: MakeService) {
+    const { index, bellFds, loops, locks, placement } = init;
     placeThread(placement);
     countLocksIn(locks, index);
-    const log = logTo(scope, init.debug);
-    const cpus = (placement.workers ?? allowedCpus()).length;
+    this.#log = logTo(scope, init.debug);
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
-    const grace = new Grace(init.grace, index, loops);
-    this.loop = new Loop(
+    this.loop = this.#makeLoop(calls, new Grace(init.grace, index, loops));
+    this.#log.debug(`loop ${index} is thread ${threadId()}`);
+  }
+
+  #makeLoop(calls: Calls, grace: Grace, requests?: Requests): Loop {
+    const { index, controlFd, bellFds, pollMaxUs, placement, ringFlags } = this.init;
+    const cpus = (placement.workers ?? allowedCpus()).length;
+    const spare = new Spare(cpus, this.init.load);
+    const log = this.#log;
+    const loop = new Loop(
       index,
       controlFd,
       bellFds[index],
       grace,
       calls,
       pollMaxUs,
-      new Spare(cpus, init.load),
+      spare,
       log,
       ringFlags,
+      requests,
     );
-    placeWorkers(this.loop.ring, placement, log);
-    log.debug(`loop ${index} is thread ${threadId()}`);
+    loop.onLost = ({ id }) => this.scope.postMessage({ lost: id });
+    placeWorkers(loop.ring, placement, log);
+    return loop;
+  }
+
+  /**
+   * After a fault of our own: requests in flight are answered with an error, and the queues go on on a loop with a new ring and with
+   * services made anew. The thread stays, so that what the control plane has asked meanwhile is answered in its order. Throws where that
+   * cannot be, or happens again and again.
+   */
+  restart(fault: unknown): void {
+    const now = performance.now();
+    this.#faults = this.#faults.filter((at) => now - at < FAULTS_MS);
+    // A table that is half changed can be the end of more than this loop; and its lock is never let go of.
+    if (locksHeld() > 0 || this.#faults.push(now) > FAULTS_MAX) throw fault;
+    const reason = (fault as Error).stack ?? fault;
+    const old = this.loop;
+    let given: number;
+    try {
+      given = old.abandon();
+    } catch (cause) {
+      throw new Error(`${(cause as Error).message}; after: ${reason}`, { cause });
+    }
+    this.loop = this.#makeLoop(old.calls, old.grace, old.requests);
+    for (const device of old.devices.values()) {
+      this.#serve(device);
+      const queues = [...device.queues.values()];
+      device.queues.clear();
+      for (const { index, ring, kickFd, callFd, errFd, indirect } of queues) {
+        this.loop.add(new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect));
+      }
+    }
+    this.#log.error(
+      `loop ${this.init.index} met a fault of ringfsd's own, please report it; it has answered the ${given} request(s) that it had with ` +
+        `an error, and goes on: ${reason}`,
+    );
   }
 
   answer(id: number, request: LoopRequest): LoopAnswer {
@@ -109,7 +168,10 @@ class Member {
       return { id, value: this.#do(request) };
     } catch (error) {
       // Not the message's fault: a service failed while a queue was being drained.
-      if (this.loop.grace.inside) throw error;
+      if (this.loop.grace.inside) {
+        this.restart(error);
+        return this.answer(id, request);
+      }
       return { id, error: (error as Error).message };
     }
   }
@@ -125,6 +187,7 @@ class Member {
         this.#checkStopped(device);
         device.memory.detach();
         this.loop.devices.delete(device.id);
+        this.#configs.delete(device.id);
         return 0;
       case "memory":
         this.#checkStopped(device);
@@ -160,9 +223,15 @@ class Member {
 
   #addDevice(id: number, config: unknown): number {
     const device = new LoopDevice(id, new GuestMemory(noMemory));
-    device.service = this.makeService(config, this.loop, device, this.init.bellFds);
-    this.loop.devices.set(id, device);
+    this.#configs.set(id, config);
+    this.#serve(device);
     return 0;
+  }
+
+  /** Gives the loop a device, with a new service. */
+  #serve(device: LoopDevice): void {
+    device.service = this.makeService(this.#configs.get(device.id), this.loop, device, this.init.bellFds);
+    this.loop.devices.set(device.id, device);
   }
 
   #queue(device: LoopDevice, start: QueueStart): Queue {

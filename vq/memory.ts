@@ -4,6 +4,7 @@
  * region whenever it does.
  */
 import { AT_EMPTY_PATH, S_IFMT, S_IFREG, statfs, statx, STATX_BASIC_STATS } from "../ffi/stat_layout.ts";
+import { type Guard, guardMapping, noteAt, pageSize } from "../ffi/guard.ts";
 import { checked, libc } from "../ffi/libc.ts";
 import {
   type HostAddr,
@@ -37,12 +38,15 @@ export interface MemoryLayout {
   readonly addr: HostAddr;
   readonly size: number;
   readonly regions: readonly PlacedRegion[];
+  /** Where the word lies that is not 0 when the front end has taken part of the memory away; 0: nothing would note that. */
+  readonly lost?: HostAddr | 0;
 }
 
 /** A window that is mapped, as its owner (the control plane) holds it. */
 export interface GuestWindow {
   readonly layout: MemoryLayout;
   readonly mapping: Mapping;
+  readonly guard: Guard | null;
 }
 
 // Regions start at multiples of 2 MiB, so that transparent huge pages and the alignment of rings are kept.
@@ -113,17 +117,22 @@ export function mapGuestMemory(regions: readonly MemoryRegion[]): GuestWindow {
     unmap(mapping);
     throw new Error(`guest memory cannot be mapped: ${(cause as Error).message}`, { cause });
   }
+  // As little as can be, so that what the kernel alone has to do with is still found gone.
+  const guard = guardMapping(places.map(({ align, start, length }) => {
+    return { addr: base + start, size: length, page: align === MAP_ALIGN ? pageSize() : align };
+  }));
   const placed = places.map(({ region, offset }) => ({
     guestAddr: region.guestAddr,
     userAddr: region.userAddr,
     size: region.size,
     offset,
   }));
-  return { layout: { addr: base as HostAddr, size, regions: placed }, mapping };
+  return { layout: { addr: base as HostAddr, size, regions: placed, lost: guard?.note ?? 0 }, mapping, guard };
 }
 
 /** Unmaps a window. No loop may hold a view of it any more, nor the kernel a request into it. */
 export function unmapGuestMemory(window: GuestWindow): void {
+  window.guard?.release();
   unmap(window.mapping);
 }
 
@@ -144,6 +153,7 @@ export class GuestMemory {
   readonly data: DataView<ArrayBuffer>;
   readonly buffer: ArrayBuffer;
   readonly regionCount: number;
+  readonly #lost: Int32Array<ArrayBuffer>;
   // Per region, in the order of the table: first address, first address behind, what to add for the window offset.
   readonly #start: Float64Array;
   readonly #end: Float64Array;
@@ -157,9 +167,15 @@ export class GuestMemory {
     this.u32 = new Uint32Array(this.buffer);
     this.data = new DataView(this.buffer);
     this.regionCount = regions.length;
+    this.#lost = noteAt(layout.lost ?? 0);
     this.#start = Float64Array.from(regions, (r) => r.guestAddr);
     this.#end = Float64Array.from(regions, (r) => r.guestAddr + r.size);
     this.#delta = Float64Array.from(regions, (r) => r.offset - r.guestAddr);
+  }
+
+  /** Part of the memory is gone: the front end has truncated its file. What is read there is zeros, and what is written nobody sees. */
+  get lost(): boolean {
+    return this.#lost[0] !== 0;
   }
 
   /** The window offset of guest address `addr`, or -1 where [addr, addr + len) is not within one region. */

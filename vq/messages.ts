@@ -77,6 +77,8 @@ export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
   | { log: "error" | "warn" | "info" | "debug"; message: string }
+  /** Part of a device's guest memory is gone. Its queues on this loop are stopped. */
+  | { lost: number }
   /** No helper waits for the next call. */
   | { want: "helper" }
   /** The helper can make calls. */

@@ -1,6 +1,7 @@
 /** The loops of the process, as the control plane holds them: started when they are first needed, asked by messages. */
 import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
+import { installGuard } from "../ffi/guard.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
 import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
 import { Directory } from "./directory.ts";
@@ -62,6 +63,7 @@ export class LoopHandle {
     load: number,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
+    readonly lost: (device: number) => void,
   ) {
     this.#thread = options.spawn(index);
     this.#thread.onmessage = (event) => this.#answered(event.data);
@@ -97,6 +99,7 @@ export class LoopHandle {
   #answered(answer: LoopAnswer): void {
     if ("log" in answer) return this.options.log[answer.log](answer.message);
     if ("want" in answer) return this.wantHelper();
+    if ("lost" in answer) return this.lost(answer.lost);
     if ("ready" in answer) return;
     if ("fatal" in answer) return this.#ended(answer.fatal);
     const waiter = this.#waiters.get(answer.id);
@@ -117,6 +120,8 @@ export class LoopHandle {
 export class LoopPool {
   /** What helpers know of the devices. */
   readonly directory = new Directory();
+  /** By device, what is to be called when its guest memory turns out to be gone. */
+  readonly lost = new Map<number, () => void>();
   readonly #loops: (LoopHandle | undefined)[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
@@ -138,6 +143,11 @@ export class LoopPool {
     this.#calls = createCalls(options.count, this.#maxHelpers);
     this.#idle = idleHelpers(this.#calls);
     installInterrupt();
+    try {
+      installGuard();
+    } catch (error) {
+      options.log.debug(`a front end that truncates its memory will end the process: ${(error as Error).message}`);
+    }
     this.#grace = new SharedArrayBuffer(graceBytes(options.count, this.#maxHelpers));
     this.#locks = new SharedArrayBuffer(lockCountsBytes(options.count));
     this.#load = openLoad();
@@ -168,6 +178,7 @@ export class LoopPool {
         // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
         if (this.#idle() + this.#starting < 1) this.#startHelper();
       },
+      (device) => this.lost.get(device)?.(),
     );
   }
 

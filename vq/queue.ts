@@ -45,6 +45,11 @@ export interface Service {
    * will see the answer, and whatever it waits for is to be given up.
    */
   stopping(slot: number, gone: boolean): void;
+  /**
+   * The loop met a fault of our own and gives the request up, wherever it was in its course; the kernel and helpers do nothing for it any
+   * more. Answers it with an error and gives back what was kept for it. Returns the bytes written. The service is not used for requests again.
+   */
+  abandon(slot: number): number;
   /** The guest is gone: forget all that it had. Every queue of the device is stopped, on all loops. */
   reset(): void;
 }

@@ -14,6 +14,15 @@ const CONTENDED = 1;
 /** This thread's counters. */
 let counts: Int32Array = new Int32Array(STRIDE);
 
+/** Locks that this thread holds now. */
+let holding = 0;
+
+/**
+ * The same, to be asked after a fault. What a lock guards is changed by stores to typed arrays, which throw nothing; if one was held all the
+ * same, the table under it may be half changed.
+ */
+export const locksHeld = (): number => holding;
+
 /** What some threads have counted: locks taken, and those of them that somebody else held at first. */
 export interface LockCounts {
   taken: number;
@@ -42,6 +51,7 @@ export function lockCounts(shared: SharedArrayBuffer): LockCounts {
 /** Takes the lock at words[at]. Returns whether somebody else held it at first. */
 export function lock(words: Int32Array, at: number): boolean {
   counts[TAKEN]++;
+  holding++;
   if (Atomics.compareExchange(words, at, 0, 1) === 0) return false;
   counts[CONTENDED]++;
   for (let spins = 1; Atomics.compareExchange(words, at, 0, 1) !== 0; spins++) {
@@ -51,5 +61,6 @@ export function lock(words: Int32Array, at: number): boolean {
 }
 
 export function unlock(words: Int32Array, at: number): void {
+  holding--;
   Atomics.store(words, at, 0);
 }

@@ -18,15 +18,21 @@ export interface StartOptions {
   name?: string;
   cwd?: string;
   uid?: number;
+  /** A module instead of main.ts. */
+  program?: string;
 }
 
 /** A temporary directory with a share in it, which goes out of scope with all that is in it. */
 export class Place {
-  readonly path = Deno.makeTempDirSync({ prefix: "ringfsd-start-" });
-  readonly share = `${this.path}/share`;
-  readonly socket = `${this.path}/socket`;
+  readonly path: string;
+  readonly share: string;
+  readonly socket: string;
 
-  constructor() {
+  /** `base` is where it is made: the kind of file system matters to some tests. */
+  constructor(base?: string) {
+    this.path = Deno.makeTempDirSync({ prefix: "ringfsd-start-", ...(base === undefined ? {} : { dir: base }) });
+    this.share = `${this.path}/share`;
+    this.socket = `${this.path}/socket`;
     // Whoever the daemon runs as reaches it.
     for (const dir of [this.path, this.share]) {
       Deno.mkdirSync(dir, { recursive: true });
@@ -52,7 +58,7 @@ export class Started {
 
   /** Starts it. */
   static start(args: readonly string[], options: StartOptions = {}): Started {
-    const { sockets = [], env = {}, before = "", name = "ringfsd", cwd, uid } = options;
+    const { sockets = [], env = {}, before = "", name = "ringfsd", cwd, uid, program = main } = options;
     const mine = sockets.map(({ path }) => listenUnix(path, { mode: 0o666 }));
     for (const fd of mine) libc.fcntl(fd, F_SETFD, 0);
     // A child that is told of no descriptors has those that are not closed on exec. Moved far off first: the places may overlap.
@@ -62,7 +68,7 @@ export class Started {
     const script = `${redirections(far)}${redirections(moves)}${before}\nexec -a ${name} "$@"`;
     try {
       const child = new Deno.Command("bash", {
-        args: ["-c", script, "bash", Deno.execPath(), "run", "-A", "--no-check", main, ...args],
+        args: ["-c", script, "bash", Deno.execPath(), "run", "-A", "--no-check", program, ...args],
         env,
         cwd,
         ...(uid === undefined ? {} : { uid, gid: uid }),

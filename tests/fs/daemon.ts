@@ -31,6 +31,8 @@ export interface DaemonOptions {
   base?: string;
   requestQueues?: number;
   args?: string[];
+  /** A module instead of main.ts. */
+  program?: string;
   /** Done with the directory before it is shared, and what is to be undone before it is removed. */
   prepare?: (share: string) => Promise<() => void>;
 }
@@ -48,7 +50,9 @@ export class Daemon {
   }
 
   /** Starts it. Resolves when it listens. */
-  static async start({ base = "/tmp", requestQueues = 2, args = [], prepare }: DaemonOptions = {}): Promise<Daemon> {
+  static async start(
+    { base = "/tmp", requestQueues = 2, args = [], program = main, prepare }: DaemonOptions = {},
+  ): Promise<Daemon> {
     const dir = Deno.makeTempDirSync({ dir: base, prefix: "ringfsd-fs-" });
     // A guest's user must reach what is shared, as on a real host.
     Deno.chmodSync(dir, 0o755);
@@ -63,7 +67,7 @@ export class Daemon {
       ...confinement([...more, ...args]),
     ];
     const child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", main, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
+      args: ["run", "-A", program, ...socket, "--num-request-queues", `${requestQueues}`, ...more, ...args],
       stdin: "null",
       stdout: "null",
       stderr: "piped",

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { cString, errno, errorText, libc } from "../../ffi/libc.ts";
 import { allocate } from "../../ffi/memory.ts";
 
-/** Words that the test and the server share: the held operation, how many requests are kept, and whether it runs or is to end. */
-export const CONTROL = { hold: 0, held: 1, ready: 2, stop: 3, words: 16 } as const;
+/** Words that test and server share: the held operation, how many requests are kept, whether it runs or is to end, what fails and how. */
+export const CONTROL = { hold: 0, held: 1, ready: 2, stop: 3, fail: 4, error: 5, words: 16 } as const;
 
 const SYS_MOUNT = Deno.build.arch === "x86_64" ? 165 : 40;
 const MS_NOSUID = 2, MS_NODEV = 4;
@@ -56,6 +56,12 @@ export class SlowHost {
   /** Keeps requests of an operation unanswered; 0: of none, and answers those that were kept. */
   hold(opcode: number): void {
     Atomics.store(this.#control, CONTROL.hold, opcode);
+  }
+
+  /** Has requests of an operation fail; 0: of none. */
+  fail(opcode: number, error = 0): void {
+    Atomics.store(this.#control, CONTROL.error, error);
+    Atomics.store(this.#control, CONTROL.fail, opcode);
   }
 
   /** Waits until so many requests are kept. */

@@ -1,6 +1,7 @@
 /**
  * A file system of the host that is slow when it is told: a FUSE server in a Worker, with files in memory. While an operation is
  * held, requests of it that concern a name beginning with "slow" are kept unanswered, until it is held no more or they are interrupted.
+ * Or they fail.
  */
 import { EINTR, ENODATA, ENOENT, ENOSYS, ENOTDIR, ERANGE } from "../../ffi/errno.ts";
 import { errno, libc } from "../../ffi/libc.ts";
@@ -124,7 +125,8 @@ class Server {
     const view = new DataView(bytes.buffer);
     const opcode = view.getUint32(4, true);
     if (opcode === op.FUSE_FORGET || opcode === op.FUSE_BATCH_FORGET) return;
-    const result = this.#answer(opcode, bytes, view);
+    const fails = Atomics.load(this.control, CONTROL.fail) === opcode && this.#subject(bytes).startsWith("slow");
+    const result = fails ? -Atomics.load(this.control, CONTROL.error) : this.#answer(opcode, bytes, view);
     const unique = view.getBigUint64(8, true);
     if (typeof result === "number") this.#send(unique, result);
     else this.#send(unique, 0, result);

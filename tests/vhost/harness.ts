@@ -33,6 +33,7 @@ export function isOpen(fd: number): boolean {
 export class FakeDevice implements VirtioDevice {
   queueCount = 3;
   features = FEATURE_OF_DEVICE;
+  onLost: (() => void) | null = null;
   config: Uint8Array = new Uint8Array(40).map((_, i) => i + 1);
   /** What it was told, one word or two each; `reset` at the end of a session included. */
   calls: string[] = [];

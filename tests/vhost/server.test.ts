@@ -223,3 +223,20 @@ Deno.test("Server does not take the session of QEMU apart: its messages in its o
     assert.deepEqual(bench.log.take("warn"), []);
     assert.deepEqual(bench.log.take("error"), []);
   }));
+
+Deno.test("Server.serve() ends a session whose device has lost guest memory, says so once, and serves the next", () =>
+  withServer(async (bench) => {
+    const { device, log } = bench;
+    for (let i = 0; i < 3; i++) {
+      const end = await withRunningQueue(bench);
+      // Each of its loops finds out.
+      device.onLost!();
+      device.onLost!();
+      await end.closed();
+      await until(() => device.calls.at(-1) === "reset" && device.onLost === null, "the reset");
+      const [said, ...more] = log.take("error");
+      assert.match(said, /closed the connection of front end .*truncated memory/);
+      assert.deepEqual(more, []);
+      end.close();
+    }
+  }));

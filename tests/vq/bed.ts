@@ -93,6 +93,9 @@ export class Traffic {
   /** By the head of its chain. */
   readonly sent = new Map<number, Sent>();
   answered = 0;
+  /** Requests that were given up, where that may be. */
+  abandoned = 0;
+  mayBeAbandoned = false;
   #serial = 0;
   readonly #spare: Sent["buffers"][] = [];
 
@@ -123,8 +126,12 @@ export class Traffic {
     for (let head = queue.reap(); head >= 0; head = queue.reap()) {
       const sent = this.sent.get(head);
       assert.ok(sent, `queue ${queue.index}: ${head} was answered, and is not on its way`);
-      assert.equal(queue.usedLength, sent.words.length * 4);
-      assert.deepEqual([...memory.words32(sent.buffers.reply, sent.words.length)], sent.words);
+      if (this.mayBeAbandoned && queue.usedLength === 0) {
+        this.abandoned++;
+      } else {
+        assert.equal(queue.usedLength, sent.words.length * 4);
+        assert.deepEqual([...memory.words32(sent.buffers.reply, sent.words.length)], sent.words);
+      }
       this.sent.delete(head);
       queue.free(head);
       this.#spare.push(sent.buffers);

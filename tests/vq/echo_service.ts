@@ -8,6 +8,7 @@ import type { Loop } from "../../vq/loop.ts";
 import { type LoopScope, runLoop } from "../../vq/loop_worker.ts";
 import { type LoopDevice, PENDING, type Service } from "../../vq/queue.ts";
 import { IN_BYTES } from "../../vq/requests.ts";
+import { lock } from "../../vq/spin.ts";
 
 export const OP = {
   ECHO: 0,
@@ -25,10 +26,14 @@ export const OP = {
   THROW: 6,
   /** Answered through the ring, at the next look at it. */
   NOP: 7,
+  /** The same fault when the ring has done something for it. */
+  THROW_LATER: 8,
+  /** The same fault while it holds a lock. */
+  THROW_LOCKED: 9,
 } as const;
 
 /** Words that each loop's service counts in, one line a loop. */
-export const COUNT = { tid: 0, begins: 1, ends: 2, handled: 3, bells: 4, resets: 5, words: 16 } as const;
+export const COUNT = { tid: 0, begins: 1, ends: 2, handled: 3, bells: 4, resets: 5, abandoned: 6, words: 16 } as const;
 
 export interface EchoConfig {
   counts: SharedArrayBuffer;
@@ -76,20 +81,23 @@ class EchoService implements Service {
       this.device.waiting = true;
       return PENDING;
     }
-    if (op === OP.READ_FD || op === OP.NOP) {
+    if (op === OP.READ_FD || op === OP.NOP || op === OP.THROW_LATER) {
       const sqe = this.loop.sqe();
-      if (op === OP.NOP) ring.prep_nop(sqe);
+      if (op !== OP.READ_FD) ring.prep_nop(sqe);
       else ring.prep_read(sqe, argument, this.#sink >>> 0, Math.floor(this.#sink / 2 ** 32), 8, 0, 0);
       this.loop.forSlot(sqe, slot);
       return PENDING;
     }
     if (op === OP.RING) signal(this.bellFds[argument]);
-    if (op === OP.THROW) throw new Error("asked to");
+    if (op === OP.THROW_LOCKED) lock(new Int32Array(1), 0);
+    if (op === OP.THROW || op === OP.THROW_LOCKED) throw new Error("asked to");
     if (op === OP.WORK) { for (const end = performance.now() + argument / 1000; performance.now() < end;); }
     return this.#echo(slot);
   }
 
   complete(slot: number): number {
+    this.loop.requests.copyIn(slot, this.device.memory, 4);
+    if (this.loop.requests.in32[0] === OP.THROW_LATER) throw new Error("asked to, later");
     return this.#echo(slot);
   }
 
@@ -105,6 +113,12 @@ class EchoService implements Service {
 
   stopping(slot: number, gone: boolean): void {
     if (gone) this.loop.cancel(slot);
+  }
+
+  /** Answers nothing. */
+  abandon(): number {
+    Atomics.add(this.#counts, COUNT.abandoned, 1);
+    return 0;
   }
 
   reset(): void {

@@ -9,5 +9,8 @@ const nothing = new Uint8Array(8);
   runHelper(event.data.init, event.data.bellFds, {
     serve: (device, _, slot) => libc.poll(nothing, 0, device) < 0 ? -EINTR : slot,
     idle: () => false,
+    fault: (error) => {
+      throw error;
+    },
   });
 };

@@ -579,15 +579,6 @@ Deno.test("a service that cannot be made rejects prepare() with its reason", asy
   roundTrips(bed.traffic[0], 1);
 });
 
-Deno.test("a service's fault ends its loop, which is said once; whoever asks it later is refused", async () => {
-  await using bed = await startedBed();
-  bed.traffic[0].send(OP.THROW);
-  await until(() => bed.fatal.length > 0, "the fault was reported");
-  await assert.rejects(bed.stopQueue(0), /loop 0 ended: .*asked to/s);
-  await assert.rejects(soon(bed.control.reset(), "reset"), /loop 0 ended/);
-  assert.equal(bed.fatal.length, 1);
-});
-
 Deno.test("exit() ends every loop and gives its descriptors back", async () => {
   const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
   // The runtime keeps some of the first Worker.

@@ -64,6 +64,7 @@ export class Loop {
   readonly bellFd: number;
 
   readonly isHelper = false;
+  readonly inLocks = false;
 
   /** Processors for large transfers besides this loop's. */
   readonly spare: Spare;

@@ -3,7 +3,7 @@
  * well-formed (connection.ts); its handler checks the payload (payload.ts), then acts on the device. Messages are
  * handled one after the other.
  */
-import { libc } from "../ffi/libc.ts";
+import { isEvent } from "../ffi/eventfd.ts";
 import type { VirtioDevice } from "../vq/device.ts";
 import type { Log } from "../vq/log.ts";
 import type { Connection, Message } from "./connection.ts";
@@ -40,8 +40,6 @@ export class Session {
   readonly #protocolOffered: bigint;
   #features = 0n;
   #protocolFeatures = 0n;
-  /** Where requests of ours to the front end go, SET_BACKEND_REQ_FD; or -1. */
-  #backendFd = -1;
   #refusals = 0;
   #messages = 0;
 
@@ -106,7 +104,6 @@ export class Session {
     } finally {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();
-      if (this.#backendFd >= 0) libc.close(this.#backendFd);
       this.#connection.close();
     }
   }
@@ -267,12 +264,9 @@ export class Session {
 
   async #setVringFd(which: RingFd, message: Message): Promise<void> {
     const { index, hasFd } = readVringFd(message.payload, message.fds.length);
-    await this.#ring(index).setFd(which, () => hasFd ? message.takeFds()[0] : -1);
-  }
-
-  #setBackendReqFd(message: Message): void {
-    if (this.#backendFd >= 0) libc.close(this.#backendFd);
-    this.#backendFd = message.takeFds()[0];
+    const ring = this.#ring(index);
+    if (hasFd && !isEvent(message.fds[0])) throw new ProtocolError("its descriptor is neither an eventfd nor a pipe");
+    await ring.setFd(which, () => hasFd ? message.takeFds()[0] : -1);
   }
 
   /**
@@ -314,7 +308,8 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_CALL, (s, m) => s.#setVringFd("call", m)],
     [wire.VHOST_USER_SET_VRING_ERR, (s, m) => s.#setVringFd("err", m)],
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
-    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (s, m) => s.#setBackendReqFd(m)],
+    // Nothing is asked of the front end so far. A socket is not kept: its own end of this connection would never hang up.
+    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (_, m) => m.closeFds()],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],
   ]);

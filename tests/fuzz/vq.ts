@@ -196,16 +196,16 @@ class Rings implements Player<Step> {
         allowed: this.#allowed(head, memory, queue),
       }));
       const breaks = offered.findIndex(({ head }) => head >= size);
-      const waiting = offered.length + (step.skip ?? 0);
+      const waiting = (offered.length + (step.skip ?? 0)) & 0xffff;
       // An index too far ahead stops the queue before anything is taken; a head beyond the table when it comes to it.
-      const stops = waiting > size || waiting < 0 || (step.skip ?? 0) > 0;
-      const expected = stops ? 0 : breaks >= 0 ? breaks : Math.min(offered.length, waiting);
+      const stops = waiting > size;
+      const expected = stops ? 0 : breaks >= 0 ? Math.min(breaks, waiting) : waiting;
       for (const { head } of offered) queue.offer(head);
       if (step.skip === undefined) queue.publish();
       else queue.publishIndex(queue.nextAvail + step.skip);
       queue.kick(true);
-      if (step.skip !== undefined && step.skip > 0 && waiting <= size) {
-        // What lies in the ring behind what was offered is anything: only the memory beside the arena is looked at.
+      if (!stops && waiting > offered.length) {
+        // What lies in the ring behind what was offered is anything, and so is what becomes of it.
         this.#quiet(queue);
         return;
       }

@@ -308,7 +308,7 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_CALL, (s, m) => s.#setVringFd("call", m)],
     [wire.VHOST_USER_SET_VRING_ERR, (s, m) => s.#setVringFd("err", m)],
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
-    // Nothing is asked of the front end so far. A socket is not kept: its own end of this connection would never hang up.
+    // Nothing is asked of the front end so far.
     [wire.VHOST_USER_SET_BACKEND_REQ_FD, (_, m) => m.closeFds()],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],

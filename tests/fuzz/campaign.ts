@@ -88,13 +88,16 @@ export async function campaign(options: Options): Promise<number> {
   const kinds = only === undefined ? KINDS : [kindNamed(only)];
   let failures = 0;
   for (const kind of kinds) {
-    const end = performance.now() + seconds * 1000 / kinds.length;
+    let end = performance.now() + seconds * 1000 / kinds.length;
     const counts: Counts = { cases: 0, daemons: 0 };
     let number = 0;
     let figures = "";
     while (performance.now() < end) {
       const setup = options.setup ? setupNamed(options.setup) : SETUPS[counts.daemons % SETUPS.length];
+      const begun = performance.now();
       const target = await Target.start(setup);
+      // What a daemon takes to start is not spent on fuzzing.
+      end += performance.now() - begun;
       counts.daemons++;
       let why = "";
       let cases: Case[] = [];

@@ -8,7 +8,6 @@ import type { GuestAddr } from "../../vq/device.ts";
 import type { Case, Counts, Kind, Player } from "./kind.ts";
 import { type Known, pieces, value } from "./pieces.ts";
 import { extensions, name, type Next, node, pick, skeletons } from "./skeletons.ts";
-import type { Target } from "./target.ts";
 
 const MIB = 1 << 20;
 const HEADER_IN = 40, HEADER_OUT = 16;
@@ -17,6 +16,8 @@ const POISON = 0xa5;
 /** Bytes between two pieces of a reply's room, in which nothing may be written. */
 const GAP = 8;
 const SLOTS = 8;
+/** Of guest memory, for a machine. */
+export const MEMORY = 32 * MIB;
 const IN_BYTES = 512 * 1024;
 const OUT_BYTES = 1280 * 1024;
 const DEADLINE_MS = 10_000;
@@ -118,8 +119,16 @@ interface Sent {
   request: Uint8Array;
 }
 
-class Guest implements Player<Step> {
-  #session: Session;
+/** What requests are put on: a session with a daemon, or a loop of this thread, which is to be turned. */
+export interface Machine {
+  memory: Session["memory"];
+  queues: readonly Virtqueue[];
+  turn?: () => void;
+  close: () => void;
+}
+
+export class Guest implements Player<Step> {
+  #session: Machine;
   #known: { nodes: bigint[]; fhs: bigint[] } = { nodes: [1n], fhs: [0n] };
   readonly #flying = new Map<bigint, Sent>();
   #free = Array.from({ length: SLOTS }, (_, i) => i);
@@ -127,22 +136,12 @@ class Guest implements Player<Step> {
   #unique = 2n;
   #interrupting?: Step;
 
-  constructor(readonly target: Target, readonly counts: Counts) {
-    this.#session = this.#open();
-  }
-
-  #open(): Session {
-    const session = this.target.daemon.session({
-      memory: 32 * MIB,
-      requestQueues: 2,
-      init: false,
-      timeoutMs: DEADLINE_MS,
-    });
+  constructor(session: Machine, readonly counts: Counts) {
+    this.#session = session;
     this.#areas = this.#free.map(() => ({
       request: session.memory.allocate(IN_BYTES, 4096),
       reply: session.memory.allocate(OUT_BYTES, 4096),
     }));
-    return session;
   }
 
   play(one: Case<Step>): void {
@@ -174,11 +173,13 @@ class Guest implements Player<Step> {
   #until(so: () => boolean, what: () => string): void {
     const end = performance.now() + DEADLINE_MS;
     for (;;) {
+      this.#session.turn?.();
       for (const queue of this.#session.queues) this.#reap(queue);
       if (so()) return;
       const [first] = this.#flying.values();
       const left = end - performance.now();
       assert.ok(first !== undefined && left > 0, what());
+      if (this.#session.turn) continue;
       // Others may answer first: not for long.
       first.queue.waitUsed(this.#flying.size === 1 ? Math.ceil(left) : 1);
     }
@@ -352,5 +353,8 @@ export const fuse: Kind<Step> = {
     if (step.node !== "node:0") plain.push({ ...step, node: "node:0" });
     return plain;
   },
-  begin: (target, counts) => new Guest(target, counts),
+  begin: ({ daemon }, counts) => {
+    const session = daemon.session({ memory: MEMORY, requestQueues: 2, init: false, timeoutMs: DEADLINE_MS });
+    return new Guest({ memory: session.memory, queues: session.queues, close: () => session.close() }, counts);
+  },
 };

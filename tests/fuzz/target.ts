@@ -56,6 +56,27 @@ export function setupNamed(name: string): Setup {
   return found;
 }
 
+/** What a guest finds, and what stands beside the share. */
+export function prepareShare(share: string): void {
+  const outside = share.replace(/\/share$/, "");
+  Deno.writeTextFileSync(`${outside}/canary`, "nobody reads or writes this");
+  Deno.mkdirSync(`${outside}/cage`);
+  Deno.writeTextFileSync(`${outside}/cage/a`, "nor this");
+  Deno.writeFileSync(`${share}/a`, new Uint8Array(9000).fill(97));
+  Deno.writeTextFileSync(`${share}/b`, "b");
+  Deno.mkdirSync(`${share}/dir/sub`, { recursive: true });
+  for (let i = 0; i < 40; i++) Deno.writeTextFileSync(`${share}/dir/entry-${i}`, "");
+  Deno.symlinkSync("../canary", `${share}/out`);
+  Deno.symlinkSync("..", `${share}/up`);
+  Deno.symlinkSync(`${outside}/cage`, `${share}/abs`);
+  Deno.symlinkSync("out", `${share}/twice`);
+  Deno.symlinkSync("/proc/self/root", `${share}/magic`);
+  new Deno.Command("mkfifo", { args: [`${share}/fifo`] }).outputSync();
+  if (Deno.uid() !== 0) return;
+  new Deno.Command("mknod", { args: [`${share}/null`, "c", "1", "3"] }).outputSync();
+  new Deno.Command("mknod", { args: [`${share}/disk`, "b", "7", "200"] }).outputSync();
+}
+
 /** Something that the daemon must not do was seen. */
 export class Found extends Error {
   override name = "Found";
@@ -75,7 +96,7 @@ export class Target {
       base,
       args: [...setup.args],
       prepare: (share) => {
-        Target.#prepare(share);
+        prepareShare(share);
         return Promise.resolve(() => {});
       },
     });
@@ -84,27 +105,6 @@ export class Target {
     const target = new Target(daemon, setup);
     await target.#begin();
     return target;
-  }
-
-  /** What a guest finds, and what stands beside the share. */
-  static #prepare(share: string): void {
-    const outside = share.replace(/\/share$/, "");
-    Deno.writeTextFileSync(`${outside}/canary`, "nobody reads or writes this");
-    Deno.mkdirSync(`${outside}/cage`);
-    Deno.writeTextFileSync(`${outside}/cage/a`, "nor this");
-    Deno.writeFileSync(`${share}/a`, new Uint8Array(9000).fill(97));
-    Deno.writeTextFileSync(`${share}/b`, "b");
-    Deno.mkdirSync(`${share}/dir/sub`, { recursive: true });
-    for (let i = 0; i < 40; i++) Deno.writeTextFileSync(`${share}/dir/entry-${i}`, "");
-    Deno.symlinkSync("../canary", `${share}/out`);
-    Deno.symlinkSync("..", `${share}/up`);
-    Deno.symlinkSync(`${outside}/cage`, `${share}/abs`);
-    Deno.symlinkSync("out", `${share}/twice`);
-    Deno.symlinkSync("/proc/self/root", `${share}/magic`);
-    new Deno.Command("mkfifo", { args: [`${share}/fifo`] }).outputSync();
-    if (Deno.uid() !== 0) return;
-    new Deno.Command("mknod", { args: [`${share}/null`, "c", "1", "3"] }).outputSync();
-    new Deno.Command("mknod", { args: [`${share}/disk`, "b", "7", "200"] }).outputSync();
   }
 
   async #begin(): Promise<void> {

@@ -33,6 +33,7 @@ const ENTRIES: readonly number[] = [
   op.FUSE_TMPFILE,
 ];
 const CREATES: readonly number[] = [op.FUSE_CREATE, op.FUSE_TMPFILE];
+const EXTENDED: readonly number[] = [op.FUSE_MKNOD, op.FUSE_MKDIR, op.FUSE_SYMLINK, op.FUSE_CREATE, op.FUSE_TMPFILE];
 const OPENS: readonly number[] = [op.FUSE_OPEN, op.FUSE_OPENDIR];
 const SILENT: readonly number[] = [op.FUSE_FORGET, op.FUSE_BATCH_FORGET, op.FUSE_INTERRUPT];
 /** What keeps a session from getting anywhere when it comes often. */
@@ -52,6 +53,8 @@ export interface Step {
   queue?: number;
   direct?: boolean;
   user?: number;
+  /** 8-byte units of extensions, as the header says. */
+  ext?: number;
   /** The next step does not wait for this one's reply. */
   ahead?: boolean;
 }
@@ -70,6 +73,11 @@ function makeStep(next: Next): Step {
   }
   const args = skeletons[opcode]?.(next) ?? name(next);
   const step: Step = { op: opcode, node: node(next), args };
+  if (EXTENDED.includes(opcode) && next(3) === 0) {
+    const more = extensions(next);
+    step.args = `${args} ${more}`;
+    step.ext = next(8) ? pieces(more, { nodes: [1n], fhs: [0n] }).length / 8 : next(0x10000);
+  }
   if (next(20) === 0) {
     step.args = `${args} ${
       pick(next, ["zeros:300", "long:300", "long:70000", "long:200000", extensions(next), name(next)])
@@ -195,7 +203,7 @@ export class Guest implements Player<Step> {
     const length = HEADER_IN + args.length;
     const header = [u32(step.len ?? length, step.op), u64(unique, value(step.node ?? "node:0", known))];
     const user = step.user ?? 0;
-    const whole = bytes(...header, u32(user, user, 1, 0), args);
+    const whole = bytes(...header, u32(user, user, 1, step.ext ?? 0), args);
     const request = whole.subarray(0, Math.min(step.sent ?? length, length, IN_BYTES - 4096));
     const slot = this.#free.pop()!;
     const { request: requestAt, reply: replyAt } = this.#areas[slot];
@@ -338,7 +346,7 @@ export const fuse: Kind<Step> = {
   },
   simpler: (step) => {
     const plain: Step[] = [];
-    for (const key of ["len", "sent", "in", "out", "queue", "direct", "user", "ahead"] as const) {
+    for (const key of ["len", "sent", "in", "out", "queue", "direct", "user", "ext", "ahead"] as const) {
       if (step[key] === undefined) continue;
       const { [key]: _, ...rest } = step;
       plain.push(rest);

@@ -124,22 +124,31 @@ export function fh(next: Next): string {
     : `u64:${pick(next, ["0", "1", "5", "0x100000", "0xfffff", "0xffffffff", "0x100000000", "-1"])}`;
 }
 
-/** Extensions behind the names of what creates: a label, groups, and rubbish. */
+/** Extensions behind the names of what creates: a label, groups, both, and rubbish. */
 export function extensions(next: Next): string {
-  const label = (bytes: number, what: string) => `u32:${bytes} u32:1 u32:${what} u32:0 name:security.fuzz hex:6c00`;
-  switch (next(8)) {
+  const label = (size: number | string, length: number | string) =>
+    `u32:${size} u32:1 u32:${length} u32:0 name:user.fuzz hex:6c00 zeros:4`;
+  const groups = (size: number | string, count: number | string) => `u32:${size} u32:32 u32:${count} u32:100`;
+  switch (next(12)) {
     case 0:
-      return "u32:16 u32:32 u32:1 u32:100";
+      return `${label(32, 2)} ${groups(16, 1)}`;
     case 1:
-      return `${label(40, "2")} zeros:7`;
-    case 2:
       return "u32:8 u32:0";
+    case 2:
+      return groups(pick(next, SIZES), 1);
     case 3:
-      return `u32:16 u32:32 u32:${pick(next, SIZES)} u32:100`;
+      return groups(16, pick(next, SIZES));
     case 4:
-      return `${label(40, String(pick(next, SIZES)))} zeros:7`;
+      return label(pick(next, SIZES), 2);
+    case 5:
+      return label(32, pick(next, SIZES));
+    case 6:
+      return `${groups(16, 1)} ${groups(16, 1)}`;
+    case 7:
+    case 8:
+      return groups(16, 1);
     default:
-      return "";
+      return label(32, 2);
   }
 }
 
@@ -183,11 +192,10 @@ export const skeletons: Readonly<Record<number, (next: Next) => string>> = {
     } ` +
     `u32:${pick(next, [0, 1000, 0xffffffff])} u32:0`,
   [op.FUSE_READLINK]: () => "",
-  [op.FUSE_SYMLINK]: (next) =>
-    `${name(next)} ${next(3) ? name(next) : "name:" + "x%2f".repeat(next(300))} ${extensions(next)}`,
+  [op.FUSE_SYMLINK]: (next) => `${name(next)} ${next(3) ? name(next) : "name:" + "x%2f".repeat(next(300))}`,
   [op.FUSE_MKNOD]: (next) =>
-    `${mode(next)} u32:${pick(next, [0, 0x103, 0x7c8, 0xffffffff])} u32:18 u32:0 ${name(next)} ${extensions(next)}`,
-  [op.FUSE_MKDIR]: (next) => `${mode(next)} u32:18 ${name(next)} ${extensions(next)}`,
+    `${mode(next)} u32:${pick(next, [0, 0x103, 0x7c8, 0xffffffff])} u32:18 u32:0 ${name(next)}`,
+  [op.FUSE_MKDIR]: (next) => `${mode(next)} u32:18 ${name(next)}`,
   [op.FUSE_UNLINK]: name,
   [op.FUSE_RMDIR]: name,
   [op.FUSE_RENAME]: (next) => `${nodePiece(next)} ${name(next)} ${name(next)}`,
@@ -227,8 +235,7 @@ export const skeletons: Readonly<Record<number, (next: Next) => string>> = {
   [op.FUSE_SETLK]: lock,
   [op.FUSE_SETLKW]: lock,
   [op.FUSE_ACCESS]: (next) => `u32:${next(9)} u32:0`,
-  [op.FUSE_CREATE]: (next) =>
-    `u32:${pick(next, OPEN_FLAGS)} ${mode(next)} u32:18 ${small(next)} ${name(next)} ${extensions(next)}`,
+  [op.FUSE_CREATE]: (next) => `u32:${pick(next, OPEN_FLAGS)} ${mode(next)} u32:18 ${small(next)} ${name(next)}`,
   [op.FUSE_INTERRUPT]: (next) => `u64:${next(4) ? next(60) : pick(next, FAR)}`,
   [op.FUSE_BMAP]: () => "u64:0 u32:512 u32:0",
   [op.FUSE_DESTROY]: () => "",
@@ -254,8 +261,7 @@ export const skeletons: Readonly<Record<number, (next: Next) => string>> = {
   [op.FUSE_SETUPMAPPING]: (next) => `${fh(next)} ${offset(next)} u64:4096 u64:3 u64:0`,
   [op.FUSE_REMOVEMAPPING]: (next) => `u32:1 u64:0 ${word(next)}`,
   [op.FUSE_SYNCFS]: () => "u64:0",
-  [op.FUSE_TMPFILE]: (next) =>
-    `u32:${pick(next, OPEN_FLAGS)} ${mode(next)} u32:18 ${small(next)} ${name(next)} ${extensions(next)}`,
+  [op.FUSE_TMPFILE]: (next) => `u32:${pick(next, OPEN_FLAGS)} ${mode(next)} u32:18 ${small(next)} ${name(next)}`,
   [op.FUSE_STATX]: (next) =>
     `u32:${next(2)} u32:0 ${fh(next)} u32:${next(2 ** 16)} u32:${next(3) ? 0x7ff : 0xffffffff}`,
   /** COPY_FILE_RANGE_64 */

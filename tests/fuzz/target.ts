@@ -1,5 +1,6 @@
 /** The daemon that is fuzzed: a process of its own, and what it must have left alone after any input. */
 import assert from "node:assert/strict";
+import { DEFAULT_INIT_FLAGS } from "../../bench/fuse_client.ts";
 import { Daemon } from "../fs/daemon.ts";
 import { hostStat } from "../fs/host_stat.ts";
 
@@ -10,6 +11,8 @@ const FILE_MAX = 64 * MIB;
 /** What the daemon may grow by while it is fuzzed: compiled code, tables that were touched once, threads that helpers start. */
 const RSS_GROWTH = 384 * MIB;
 const DESCRIPTOR_GROWTH = 96;
+/** With security labels, which a setup insists on. */
+const INIT_FLAGS = DEFAULT_INIT_FLAGS | 1n << 30n | 1n << 32n;
 const SETTLE_MS = 10_000;
 
 /** One way to start the daemon: options, and where its share lies, for the file system decides who serves a request. */
@@ -40,6 +43,7 @@ export const SETUPS: readonly Setup[] = [
     name: "mapped",
     args: [
       "--xattr",
+      "--security-label",
       "--xattrmap=:map::user.virtiofs.:",
       "--translate-uid=map:0:0:4294967295",
       "--no-readdirplus",
@@ -133,7 +137,13 @@ export class Target {
 
   /** A guest's ordinary work, from its first message to its last. Throws where anything of it fails. */
   works(): void {
-    using session = this.daemon.session({ memory: 8 * MIB, requestQueues: 2, maxData: 1 << 18, timeoutMs: 10_000 });
+    using session = this.daemon.session({
+      memory: 8 * MIB,
+      requestQueues: 2,
+      maxData: 1 << 18,
+      timeoutMs: 10_000,
+      initFlags: INIT_FLAGS,
+    });
     const { client } = session;
     client.setattr(ROOT, { mode: 0o40755 });
     const ok = (error: number, what: string) => assert.equal(error, 0, `a valid session: ${what}`);

@@ -161,7 +161,7 @@ class Rings implements Player<Step> {
   /** INIT on a queue that is in order. */
   #init(memory: GuestMemory, queue: Virtqueue): void {
     const where = memory.allocate(512, 8);
-    const init = request(op.FUSE_INIT, bytes(u32(7, 38, 0, 0, 0), new Uint8Array(44)), 0);
+    const init = request(op.FUSE_INIT, bytes(u32(7, 38, 0, 0xffffffff, 0xffffffff), new Uint8Array(44)), 0);
     memory.bytes(where, init.length).set(init);
     const used = queue.run(
       [{ addr: where, len: init.length }, { addr: (where + 256) as GuestAddr, len: 80, write: true }],

@@ -1,9 +1,9 @@
 #!/bin/bash
-# test.sh [STAGE…]: checks everything: fmt lint check unit soak compile packaging uml qemu linux6.12 e2e try. The last line counts the tests.
+# test.sh [STAGE…]: checks everything: fmt lint check unit faults fuzz soak compile sandbox packaging uml qemu linux6.12 e2e try. The last line counts the tests.
 # As root it installs what the tests need (saying so). Without root, outside CI, tests in guests that cannot be set up are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-stages=(fmt lint check unit soak compile packaging uml qemu linux6.12 e2e try)
+stages=(fmt lint check unit faults fuzz soak compile sandbox packaging uml qemu linux6.12 e2e try)
 [ $# -eq 0 ] || stages=("$@")
 export NO_COLOR=1
 passed=0 failed=0 skipped=0 failures=()
@@ -76,8 +76,11 @@ for name in "${stages[@]}"; do
     fmt) stage fmt "$deno" fmt --check --quiet ;;
     lint) stage lint "$deno" lint --quiet ;;
     check) stage check "$deno" check --quiet . ;;
-    unit) tests unit 600 --ignore=tests/e2e,tests/packaging,tests/soak ;;
+    unit) tests unit 600 --ignore=tests/e2e,tests/packaging,tests/faults,tests/fuzz,tests/soak,tests/sandbox ;;
+    faults) tests faults 400 tests/faults ;;
+    fuzz) RINGFSD_TEST_FUZZ_SECONDS=60 tests fuzz 600 tests/fuzz ;;
     soak) tests "soak, a minute of it" 300 tests/soak ;;
+    sandbox) tests sandbox 400 tests/sandbox ;;
     compile) stage compile ./compile.sh ;;
     packaging) tests packaging 600 tests/packaging ;;
     uml) tests "e2e in User-Mode Linux" 600 tests/e2e/uml.test.ts ;;

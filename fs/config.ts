@@ -65,6 +65,8 @@ export interface FsConfig {
   /** The shared directory's mount, and a descriptor of it that is not O_PATH, where file handles can be used; -1. */
   mount: number;
   mountFd: number;
+  /** Its device. */
+  dev: number;
   /** What of options.inodeFileHandles is possible. */
   fileHandles: FileHandles;
   /** O_PATH descriptor of /proc/self/fd, through which O_PATH descriptors are opened. */

@@ -1,12 +1,12 @@
 /** From names to nodes, and from nodes to the entries of a reply. */
 import { O_CLOEXEC, O_NOFOLLOW, O_PATH } from "../ffi/arch.ts";
-import { EAGAIN, ENOENT } from "../ffi/errno.ts";
+import { EACCES, EAGAIN, ENOENT } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import { S_IFDIR } from "../ffi/stat_layout.ts";
 import { ROOT } from "./nodes.ts";
 import { ELSEWHERE } from "./results.ts";
 import type { FsService } from "./service.ts";
-import { openCached } from "./where.ts";
+import { isProc, openCached } from "./where.ts";
 import {
   fuse_attr,
   FUSE_ATTR_SUBMOUNT,
@@ -91,7 +91,9 @@ function lookupParent(fs: FsService, dir: number): number {
 
 /** Makes the file of an O_PATH descriptor known, which is in the request's directory, and takes the descriptor over. Returns as `lookupName`. */
 export function adopt(fs: FsService, fd: number): number {
-  const failed = fs.stat.of(fd);
+  let failed = fs.stat.of(fd);
+  // What proc(5) has of this process is the process: its memory, its descriptors, its root.
+  if (failed === 0 && fs.stat.identity.dev !== fs.config.dev && isProc(fd)) failed = -EACCES;
   if (failed < 0) {
     libc.close(fd);
     return failed;

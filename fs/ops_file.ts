@@ -85,6 +85,11 @@ const READ_PLAIN = 1;
 const READ_ON_RING = 2;
 /** Opened with O_DIRECT: read and written on the ring, past the page cache. */
 const DIRECT = 3;
+/**
+ * What one READ or WRITE may move: 256 pages, as INIT says, of 64 KiB, which is the largest that a client's kernel has. A chain has room
+ * for far more, if its descriptors all name the same memory, and the loop would copy for seconds.
+ */
+const TRANSFER_MAX = 256 * 64 * 1024;
 /** A read of so many bytes takes longer than it takes to wake a worker. */
 const ASIDE_BYTES = 64 * 1024;
 const long64 = new BigInt64Array(2);
@@ -235,6 +240,7 @@ export function read(fs: FsService, slot: number): number {
   const room = requests.writableBytes[slot] - OUT_HEADER;
   const size = in32[READ_SIZE] < room ? in32[READ_SIZE] : room;
   if (size <= 0) return 0;
+  if (size > TRANSFER_MAX) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, true, OUT_HEADER, size);
   const how = fs.isHelper ? READ_PLAIN : fs.handles.reading(fh);
   if (how >= READ_ON_RING) return readLater(fs, slot, fd, count);
@@ -313,7 +319,7 @@ export function write(fs: FsService, slot: number): number {
   if (fd < 0) return -EBADF;
   if (in32[WRITE_OFFSET + 1] > 0x7fffffff) return -EINVAL;
   const size = in32[WRITE_SIZE];
-  if (size > requests.readableBytes[slot] - WRITE_DATA) return -EINVAL;
+  if (size > requests.readableBytes[slot] - WRITE_DATA || size > TRANSFER_MAX) return -EINVAL;
   const count = requests.iovecs(slot, fs.device.memory, false, WRITE_DATA, size);
   const kill = (in32[WRITE_FLAGS] & wire.FUSE_WRITE_KILL_SUIDGID) !== 0;
   const direct = (fs.openMask & O_DIRECT) !== 0 && fs.handles.reading(in32[WRITE_FH]) === DIRECT;

@@ -1,5 +1,5 @@
 /** Locks, on the host's files: POSIX ones by an open file description for each owner, flock by the handle's own. */
-import { O_RDONLY, O_RDWR, SYS } from "../ffi/arch.ts";
+import { O_NONBLOCK, O_RDONLY, O_RDWR, SYS } from "../ffi/arch.ts";
 import { EACCES, EAGAIN, EBADF, EINVAL, EISDIR, ENOLCK, ENOSYS, EROFS } from "../ffi/errno.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import {
@@ -47,8 +47,9 @@ function ownerFd(fs: FsService, make: boolean): number {
   const nodeFd = fdOf(file);
   const short = fs.descriptors.room();
   if (short < 0) return short;
-  let fd = fs.proc.open(nodeFd, O_RDWR);
-  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(nodeFd, O_RDONLY);
+  // Not to wait for the holder of a lease, fcntl(2).
+  let fd = fs.proc.open(nodeFd, O_RDWR | O_NONBLOCK);
+  if (fd === -EACCES || fd === -EROFS) fd = fs.proc.open(nodeFd, O_RDONLY | O_NONBLOCK);
   if (fd < 0) return fd;
   const kept = fs.locks.insert(fs.node, generation, in32[OWNER], in32[OWNER + 1], fd, in32[FH]);
   if (kept !== fd) libc.close(fd);

@@ -199,7 +199,9 @@ export class FsService implements Service {
     if (copied < HEADER || memory.lost) return 0;
     const len = in32[LEN];
     const opcode = in32[OPCODE];
-    const op = this.#operations[opcode];
+    let op = this.#operations[opcode];
+    // A guest that turns another request into a wait for a lock, on its way here, would have all helpers wait.
+    if (this.isHelper && op?.waits === "lock" && !this.host.inLocks) op = refused;
     if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
     this.#uniqueLo[slot] = in32[UNIQUE];
     this.#uniqueHi[slot] = in32[UNIQUE + 1];
@@ -207,9 +209,9 @@ export class FsService implements Service {
     if (op === undefined) return this.reply(slot, -ENOSYS);
     if (len < HEADER + op.argBytes || len > total) return this.reply(slot, -EINVAL);
     if (copied < len && !op.data) {
-      // Names and values behind the first bytes. What was checked above is not read again: the guest may have changed it.
+      // Names and values behind the first bytes.
       if (len > IN_BYTES) return this.reply(slot, -E2BIG);
-      requests.copyIn(slot, memory, len);
+      requests.copyIn(slot, memory, len, copied);
       if (memory.lost) return 0;
     }
     // What a loop has handed over was let in there.

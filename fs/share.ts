@@ -56,6 +56,7 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     procFd,
     mount: stat.identity.mount,
     mountFd,
+    dev: stat.identity.dev,
     fileHandles: mountFd < 0 ? "never" : wanted,
     options,
     kind: kindOf(rootFd),

@@ -51,6 +51,13 @@ export function fileSystemType(fd: number): number {
   return libc.fstatfs(fd, statfsBytes) < 0 ? 0 : statfs32[statfs.f_type >> 2];
 }
 
+const PROC_SUPER_MAGIC = 0x9fa0;
+
+/** Whether a descriptor's file is one of proc(5). */
+export function isProc(fd: number): boolean {
+  return fileSystemType(fd) === PROC_SUPER_MAGIC;
+}
+
 /** The kind of the file system of a descriptor. */
 export function kindOf(fd: number): Kind {
   return KINDS.get(fileSystemType(fd)) ?? KIND_REMOTE;

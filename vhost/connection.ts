@@ -5,7 +5,7 @@
 import { ECONNRESET, EPIPE } from "../ffi/errno.ts";
 import { errorText, libc } from "../ffi/libc.ts";
 import type { Reactor } from "../ffi/reactor.ts";
-import { receive, send, wouldBlock } from "../ffi/socket.ts";
+import { receive, send, socketKind, wouldBlock } from "../ffi/socket.ts";
 import { ProtocolError } from "./errors.ts";
 import {
   FDS_MAX,
@@ -28,6 +28,7 @@ export class Message {
     /** The front end wants an acknowledgement, if REPLY_ACK is negotiated. */
     readonly needReply: boolean,
     readonly payload: DataView<ArrayBuffer>,
+    /** -1 where it was a socket: see `kept`. */
     readonly fds: number[],
   ) {}
 
@@ -38,7 +39,7 @@ export class Message {
 
   /** Closes what is left. */
   closeFds(): void {
-    for (const fd of this.takeFds()) libc.close(fd);
+    closeAll(this.takeFds());
   }
 }
 
@@ -79,7 +80,7 @@ export class Connection {
       const needReply = (flags & VHOST_USER_NEED_REPLY_MASK) !== 0;
       return message = new Message(request, shape, needReply, new DataView(payload), incoming.fds);
     } finally {
-      if (message === null) { for (const fd of incoming.fds) libc.close(fd); }
+      if (message === null) closeAll(incoming.fds);
     }
   }
 
@@ -91,7 +92,7 @@ export class Connection {
     for (let at = 0; at < buffer.byteLength;) {
       if (this.#ended) return false;
       const got = receive(this.#fd, new Uint8Array(buffer, at), FDS_MAX - incoming.fds.length);
-      incoming.fds.push(...got.fds);
+      incoming.fds.push(...got.fds.map(kept));
       incoming.surplus += got.surplus;
       incoming.truncated ||= got.truncated;
       if (got.n > 0) at += got.n;
@@ -135,6 +136,20 @@ export class Connection {
     this.end();
     libc.close(this.#fd);
   }
+}
+
+/**
+ * A socket is closed at once: it may be the front end's own end of this connection, which then would not hang up as long as we have it,
+ * in half a message for instance, and no other front end would be served. None is of use here so far.
+ */
+function kept(fd: number): number {
+  if (socketKind(fd) === "other") return fd;
+  libc.close(fd);
+  return -1;
+}
+
+function closeAll(fds: readonly number[]): void {
+  for (const fd of fds) if (fd >= 0) libc.close(fd);
 }
 
 /** Checks all that a header says ("Header") and what came with its bytes. */

@@ -4,6 +4,7 @@
  * handled one after the other.
  */
 import { libc } from "../ffi/libc.ts";
+import { isEvent } from "../ffi/eventfd.ts";
 import type { VirtioDevice } from "../vq/device.ts";
 import type { Log } from "../vq/log.ts";
 import type { Connection, Message } from "./connection.ts";
@@ -52,8 +53,6 @@ export class Session {
   readonly #protocolOffered: bigint;
   #features = 0n;
   #protocolFeatures = 0n;
-  /** Where requests of ours to the front end go, SET_BACKEND_REQ_FD; or -1. */
-  #backendFd = -1;
   #refusals = 0;
   #toldOfMemory = false;
   #messages = 0;
@@ -135,7 +134,6 @@ export class Session {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();
       this.#inflight.close();
-      if (this.#backendFd >= 0) libc.close(this.#backendFd);
       this.#connection.close();
     }
   }
@@ -318,12 +316,9 @@ export class Session {
 
   async #setVringFd(which: RingFd, message: Message): Promise<void> {
     const { index, hasFd } = readVringFd(message.payload, message.fds.length);
-    await this.#ring(index).setFd(which, () => hasFd ? message.takeFds()[0] : -1);
-  }
-
-  #setBackendReqFd(message: Message): void {
-    if (this.#backendFd >= 0) libc.close(this.#backendFd);
-    this.#backendFd = message.takeFds()[0];
+    const ring = this.#ring(index);
+    if (hasFd && !isEvent(message.fds[0])) throw new ProtocolError("its descriptor is neither an eventfd nor a pipe");
+    await ring.setFd(which, () => hasFd ? message.takeFds()[0] : -1);
   }
 
   #getInflightFd(payload: DataView<ArrayBuffer>): Reply {
@@ -377,9 +372,10 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_CALL, (s, m) => s.#setVringFd("call", m)],
     [wire.VHOST_USER_SET_VRING_ERR, (s, m) => s.#setVringFd("err", m)],
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
-    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (s, m) => s.#setBackendReqFd(m)],
     [wire.VHOST_USER_GET_INFLIGHT_FD, (s, m) => s.#getInflightFd(m.payload)],
     [wire.VHOST_USER_SET_INFLIGHT_FD, (s, m) => s.#setInflightFd(m)],
+    // Nothing is asked of the front end so far.
+    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (_, m) => m.closeFds()],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],
   ]);

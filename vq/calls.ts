@@ -274,8 +274,11 @@ export class Calls {
 
 /** What a helper does besides system calls. */
 export interface HelperWork {
-  /** Serves the request of a loop's slot. Returns the bytes written, or -errno where nothing was. */
-  serve(device: number, chains: HostAddr, slot: number): number;
+  /**
+   * Serves the request of a loop's slot. Returns the bytes written, or -errno where nothing was. `inLocks`: it came by the line of what
+   * may wait for another request; one of the other line must not, whatever the guest has made of it meanwhile.
+   */
+  serve(device: number, chains: HostAddr, slot: number, inLocks: boolean): number;
   /** There is nothing to do. Returns true where it is to be called again soon, whether or not there is. */
   idle(): boolean;
   /** Something threw: a fault of our own, which costs that one call. */
@@ -312,7 +315,7 @@ export function runHelper(init: CallsInit, bellFds: readonly number[], work: Hel
       continue;
     }
     if (inLocks) Atomics.sub(words, WAITING, 1);
-    makeCall(shared, call, thread, work);
+    makeCall(shared, call, thread, work, inLocks);
     if (inLocks) Atomics.sub(words, IN_LOCKS, 1);
     Atomics.add(words, WAITING, 1);
     const loop = Math.floor(call / SLOTS);
@@ -321,7 +324,7 @@ export function runHelper(init: CallsInit, bellFds: readonly number[], work: Hel
   }
 }
 
-function makeCall(shared: Shared, call: number, thread: number, work: HelperWork): void {
+function makeCall(shared: Shared, call: number, thread: number, work: HelperWork, inLocks: boolean): void {
   const { words, longs } = shared;
   const at = shared.at(call);
   const state = at / 4 + STATE;
@@ -331,7 +334,7 @@ function makeCall(shared: Shared, call: number, thread: number, work: HelperWork
     const w = longs.subarray(at / 8, at / 8 + 8);
     try {
       if (w[NUMBER] === BigInt(REQUEST)) {
-        result = BigInt(work.serve(Number(w[1]), Number(w[2]) as HostAddr, call % SLOTS));
+        result = BigInt(work.serve(Number(w[1]), Number(w[2]) as HostAddr, call % SLOTS, inLocks));
       } else {
         do {
           result = libc.syscall6(w[0], w[1], w[2], w[3], w[4], w[5], w[6]);

@@ -36,6 +36,7 @@ class Helper implements Host, HelperWork {
   readonly grace: Grace;
   readonly index: number;
   readonly isHelper = true;
+  inLocks = false;
   readonly #directory: Directory;
   readonly #known = new Map<number, Known>();
   readonly #chains = new Map<HostAddr, Chains>();
@@ -49,7 +50,8 @@ class Helper implements Host, HelperWork {
     this.#ring = (loop) => void signal(init.bellFds[loop]);
   }
 
-  serve(id: number, chains: HostAddr, slot: number): number {
+  serve(id: number, chains: HostAddr, slot: number, inLocks: boolean): number {
+    this.inLocks = inLocks;
     try {
       const device = this.#device(id);
       let from = this.#chains.get(chains);

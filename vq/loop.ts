@@ -68,6 +68,7 @@ export class Loop {
   readonly bellFd: number;
 
   readonly isHelper = false;
+  readonly inLocks = false;
   /** Called when guest memory of a device turns out to be gone, once for each queue. */
   onLost: (device: LoopDevice) => void = () => {};
 

@@ -12,6 +12,8 @@ export const PENDING = -1;
 export interface Host {
   readonly index: number;
   readonly isHelper: boolean;
+  /** A helper: it may wait for another request of the guest (a lock) in what it is serving. */
+  readonly inLocks: boolean;
   readonly requests: Requests;
   readonly grace: Grace;
   readonly log: Log;

@@ -209,25 +209,36 @@ export class Requests {
     return true;
   }
 
-  /** Copies the first `bytes` that the guest wrote, or as many as there are, to `in`. Returns how many. */
-  copyIn(slot: number, memory: GuestMemory, bytes: number): number {
+  /**
+   * Copies the first `bytes` that the guest wrote, or as many as there are, to `in`. Returns how many. The first `had` of them were
+   * copied before, and are not read again: the guest may have changed them since they were checked.
+   */
+  copyIn(slot: number, memory: GuestMemory, bytes: number, had = 0): number {
     let at = slot * MAX_SEGMENTS;
     const end = at + this.readable[slot];
     let done = 0;
     for (; at < end && done < bytes; at++) {
-      const offset = this.segOffset[at];
-      const n = Math.min(this.segLen[at], bytes - done);
-      if (((offset | done | n) & 3) === 0 && n <= 256) {
+      let offset = this.segOffset[at];
+      let n = Math.min(this.segLen[at], bytes - done);
+      let to = done;
+      done += n;
+      if (to < had) {
+        if (done <= had) continue;
+        offset += had - to;
+        n -= had - to;
+        to = had;
+      }
+      if (((offset | to | n) & 3) === 0 && n <= 256) {
         const { in32 } = this;
         const { u32 } = memory;
         const from = offset / 4;
-        for (let i = 0, to = done >> 2; i < n >> 2; i++) in32[to + i] = u32[from + i];
+        to >>= 2;
+        for (let i = 0; i < n >> 2; i++) in32[to + i] = u32[from + i];
       } else if (n <= 64) {
-        for (let i = 0; i < n; i++) this.in[done + i] = memory.u8[offset + i];
+        for (let i = 0; i < n; i++) this.in[to + i] = memory.u8[offset + i];
       } else {
-        this.in.set(memory.u8.subarray(offset, offset + n), done);
+        this.in.set(memory.u8.subarray(offset, offset + n), to);
       }
-      done += n;
     }
     return done;
   }

@@ -22,7 +22,7 @@ function helper(dir: string) {
   const { layout } = window;
   const requests = new Requests();
   const grace = new Grace(new SharedArrayBuffer(graceBytes(1, 1)), 1, 1);
-  const host: Host = { index: 1, isHelper: true, requests, grace, log: silent };
+  const host: Host & { inLocks: boolean } = { index: 1, isHelper: true, inLocks: true, requests, grace, log: silent };
   const device = new LoopDevice(0, new GuestMemory(layout));
   const service = device.service = new FsService(config, host, device, []);
   service.session.start(38, 0, 0);
@@ -50,7 +50,7 @@ function helper(dir: string) {
     unmapGuestMemory(window);
     guest.close();
   };
-  return { serve, close };
+  return { host, serve, close };
 }
 
 const header = (opcode: number, nodeid: number, args: Uint8Array, unique = 99) =>
@@ -59,7 +59,7 @@ const header = (opcode: number, nodeid: number, args: Uint8Array, unique = 99) =
 Deno.test("FsService.handle() on a helper", async (t) => {
   const dir = Deno.makeTempDirSync();
   Deno.writeTextFileSync(`${dir}/file`, "text");
-  const { serve, close } = helper(dir);
+  const { host, serve, close } = helper(dir);
   await t.step("serves what a loop hands over, and answers with the unique of its own copy", () => {
     assert.deepEqual(serve(header(op.FUSE_LOOKUP, 1, names("file"), 123)), { written: 144, error: 0, unique: 123 });
     assert.equal(serve(header(op.FUSE_LOOKUP, 1, names("none"))).error, -ENOENT);
@@ -74,6 +74,13 @@ Deno.test("FsService.handle() on a helper", async (t) => {
     assert.ok(
       !served[op.FUSE_INIT] && !served[op.FUSE_DESTROY] && !served[op.FUSE_FORGET] && !served[op.FUSE_INTERRUPT],
     );
+  });
+  await t.step("waits for no lock in a request that did not come by the line of those that may", () => {
+    const lock = header(op.FUSE_SETLKW, 1, new Uint8Array(48));
+    assert.notEqual(serve(lock).error, -EIO);
+    host.inLocks = false;
+    assert.equal(serve(lock).error, -EIO);
+    assert.equal(serve(header(op.FUSE_LOOKUP, 1, names("file"))).error, 0, "others are served by either");
   });
   await t.step("checks lengths and names again", () => {
     assert.equal(serve(header(op.FUSE_LOOKUP, 1, names("a/b"))).error, -EINVAL);

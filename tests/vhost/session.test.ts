@@ -1,5 +1,6 @@
 /** Negotiation, acknowledgements, configuration space, reset: what is not about one ring or the memory. */
 import assert from "node:assert/strict";
+import { libc } from "../../ffi/libc.ts";
 import * as wire from "../../vhost/wire.ts";
 import {
   FakeDevice,
@@ -16,6 +17,7 @@ import {
   withRunningQueue,
   withServer,
 } from "./harness.ts";
+import { makers } from "../fuzz/descriptors.ts";
 
 const W = wire;
 
@@ -144,16 +146,37 @@ Deno.test("SET_CONFIG is refused", () =>
     await end.settle();
   }));
 
-Deno.test("SET_BACKEND_REQ_FD keeps the descriptor and closes the one before", () =>
+Deno.test("SET_BACKEND_REQ_FD does not keep what could keep the connection open", () =>
   withServer(async ({ negotiated, event }) => {
     const end = await negotiated();
-    const [first, second] = [event(), event()];
     const before = openDescriptors();
+    const first = event();
     assert.equal(await end.tell(W.VHOST_USER_SET_BACKEND_REQ_FD, undefined, [first]), 0);
-    assert.equal(openDescriptors(), before + 1);
-    assert.equal(await end.tell(W.VHOST_USER_SET_BACKEND_REQ_FD, undefined, [second]), 0);
+    assert.equal(await end.tell(W.VHOST_USER_SET_BACKEND_REQ_FD, undefined, [end.fd]), 0);
     assert.equal(openDescriptors(), before + 1);
   }));
+
+Deno.test("SET_VRING_KICK, CALL and ERR take an eventfd or a pipe and nothing else", async (t) => {
+  const kinds: [string, boolean][] = [["eventfd", true], ["full", true], ["reader", true], ["hung-up-writer", true]];
+  for (const name of ["memfd", "directory", "null", "epoll", "path", "own"]) kinds.push([name, false]);
+  for (const [kind, taken] of kinds) {
+    await t.step(kind, () =>
+      withServer(async ({ negotiated, log }) => {
+        for (const request of [W.VHOST_USER_SET_VRING_KICK, W.VHOST_USER_SET_VRING_CALL, W.VHOST_USER_SET_VRING_ERR]) {
+          const end = await negotiated();
+          const { fd, kept = [] } = makers[kind](4096, end.fd);
+          if (taken) assert.equal(await end.tell(request, u64(1), [fd]), 0);
+          else {
+            await end.raw(message(request, u64(1), 9), [fd]);
+            await end.closed();
+            assert.match(log.take("error").join(), /its descriptor is neither an eventfd nor a pipe/);
+          }
+          end.close();
+          for (const one of [fd, ...kept]) libc.close(one);
+        }
+      }));
+  }
+});
 
 Deno.test("RESET_OWNER stops all rings", () =>
   withServer(async (bench) => {

@@ -335,6 +335,23 @@ Deno.test("copyIn() gathers what a plain model gathers, for random segments", ()
   }
 });
 
+Deno.test("copyIn() of what is behind bytes that were copied before leaves those alone, wherever they end", () => {
+  const next = random(6);
+  fill(7);
+  for (let round = 0; round < 2000; round++) {
+    const { slot, places } = chainAt(randomParts(next), false);
+    const had = next(places.length + 1);
+    const bytes = had + next(places.length + 20 - had);
+    const want = Math.min(bytes, places.length);
+    requests.in.fill(0xee, 0, want + 8);
+    assert.equal(requests.copyIn(slot, memory, bytes, had), want);
+    const model = places.slice(0, want).map((place, i) => i < had ? 0xee : memory.u8[place]);
+    assert.deepEqual([...requests.in.subarray(0, want)], model, `${had} of ${want}`);
+    assert.equal(requests.in[want], 0xee);
+    requests.release(slot);
+  }
+});
+
 Deno.test("copyOut() scatters what a plain model scatters, and touches nothing else", () => {
   const next = random(4);
   for (let i = 0; i < 4096; i++) requests.out[i] = next(256);

@@ -1,0 +1,168 @@
+/**
+ * HTTP/1.1 for whoever asks the daemon something: served on a UNIX socket that is its owner's, or a group's too, or on an address of
+ * this host. Deno's own server does it; none of it is loaded before somebody wants it (some 5 MB).
+ */
+import { cString, errno, errorText, libc } from "../ffi/libc.ts";
+import { removeStaleSocket, SOCKET_PATH_MAX } from "../ffi/socket.ts";
+
+/** Where to serve: a socket's path, or an address that only this host reaches. */
+export type HttpPlace = { path: string; group?: number } | { hostname: string; port: number };
+
+export type HttpHandler = (request: Request) => Response | Promise<Response>;
+
+export interface HttpServer {
+  /** "unix:PATH" or "HOST:PORT", with the port that was given where 0 was asked for. */
+  readonly where: string;
+  /** Ends it, and removes the socket's file. Does not wait for those who keep a connection open. */
+  close(): Promise<void>;
+}
+
+const AT_FDCWD = -100;
+/** A user that chown(2) leaves as it is: -1. */
+const UNCHANGED = 0xffff_ffff;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+
+/** The place that a text names: PATH, unix:PATH, or 127.0.0.1:PORT. Throws an Error with a sentence that begins with `name`. */
+export function httpPlace(name: string, text: string): HttpPlace {
+  const path = text.startsWith("unix:") ? text.slice(5) : text.includes("/") ? text : undefined;
+  if (path !== undefined) {
+    const bytes = new TextEncoder().encode(path).length;
+    if (bytes === 0 || bytes > SOCKET_PATH_MAX) {
+      throw new Error(`${name} takes the path of a UNIX socket, of 1 to ${SOCKET_PATH_MAX} bytes`);
+    }
+    return { path };
+  }
+  const [, hostname, digits] = /^(\[.*\]|[^:]*):(\d{1,5})$/.exec(text) ?? [];
+  const port = Number(digits);
+  if (hostname === undefined || port > 65535) {
+    throw new Error(`${name} takes 127.0.0.1:PORT, or unix:PATH, and ${JSON.stringify(text)} is not such`);
+  }
+  const plain = hostname.replace(/^\[(.*)\]$/, "$1");
+  if (!isLoopback(plain)) {
+    throw new Error(
+      `${name} takes an address of this host alone, such as 127.0.0.1:${port}: what is served there asks nobody who they are; ` +
+        "have a proxy of your own show it to others",
+    );
+  }
+  return { hostname: plain === "localhost" ? "127.0.0.1" : plain, port };
+}
+
+function isLoopback(hostname: string): boolean {
+  return hostname === "localhost" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
+}
+
+/**
+ * Serves at a place from now on: it is bound when this returns. The file of a socket has mode 0600, or 0660 with a group. Throws an
+ * Error that says what was asked, what went wrong and what to do.
+ */
+export function serveHttp(place: HttpPlace, handler: HttpHandler): HttpServer {
+  return "path" in place ? serveUnix(place.path, place.group, handler) : serveLoopback(place, handler);
+}
+
+function serveUnix(path: string, group: number | undefined, handler: HttpHandler): HttpServer {
+  removeStaleSocket(path);
+  const before = libc.umask(0o177);
+  let server: Deno.HttpServer;
+  try {
+    server = Deno.serve({ path, onListen() {}, onError: failed }, handler);
+  } catch (error) {
+    throw new Error(`cannot listen on ${path}: ${reasonOf(error)}`);
+  } finally {
+    libc.umask(before);
+  }
+  if (group !== undefined) {
+    // The mode last: until then it is the owner's alone.
+    const name = cString(path);
+    if (libc.fchownat(AT_FDCWD, name, UNCHANGED, group, AT_SYMLINK_NOFOLLOW) !== 0) {
+      const why = errorText(errno());
+      stop(server);
+      throw new Error(`cannot give ${path} to group ${group}: ${why}: run as root, or as a member of that group`);
+    }
+    Deno.chmodSync(path, 0o660);
+  }
+  return { where: `unix:${path}`, close: () => stop(server) };
+}
+
+function serveLoopback({ hostname, port }: { hostname: string; port: number }, handler: HttpHandler): HttpServer {
+  let server: Deno.HttpServer<Deno.NetAddr>;
+  try {
+    server = Deno.serve({ hostname, port, onListen() {}, onError: failed }, (request) => {
+      // A page of the web whose name was made to lead here (DNS rebinding) is not to read it.
+      const asked = new URL(request.url).hostname.replace(/^\[(.*)\]$/, "$1");
+      return isLoopback(asked) ? handler(request) : new Response("another host was asked for\n", { status: 421 });
+    });
+  } catch (error) {
+    throw new Error(`cannot listen on ${hostname}:${port}: ${reasonOf(error)}`);
+  }
+  const shown = hostname.includes(":") ? `[${hostname}]` : hostname;
+  return { where: `${shown}:${server.addr.port}`, close: () => stop(server) };
+}
+
+/** Deno removes the file of a socket when the last request is answered; it is gone at once where that is possible. */
+async function stop(server: Deno.HttpServer): Promise<void> {
+  await server.shutdown();
+}
+
+function failed(error: unknown): Response {
+  return new Response(`${(error as Error).message ?? error}\n`, { status: 500 });
+}
+
+function reasonOf(error: unknown): string {
+  return (error as Error).message.replace(/ \(os error.*/s, "");
+}
+
+/** What a server answered. */
+export interface HttpAnswer {
+  status: number;
+  text: string;
+}
+
+export interface HttpAsked {
+  headers?: Record<string, string>;
+  /** Who does not answer for so long is not there. */
+  timeoutMs?: number;
+}
+
+const TIMEOUT_MS = 10_000;
+
+/**
+ * Asks at a place: `path` has the query with it. Rejects with an Error that names the place where nobody answers. Each asks on
+ * a connection of its own.
+ */
+export async function request(
+  place: HttpPlace | string,
+  method: string,
+  path: string,
+  body?: string,
+  asked: HttpAsked = {},
+): Promise<HttpAnswer> {
+  const at = typeof place === "string" ? { path: place } : place;
+  const client = "path" in at ? Deno.createHttpClient({ proxy: { transport: "unix", path: at.path } }) : undefined;
+  const host = "path" in at
+    ? "localhost"
+    : `${at.hostname.includes(":") ? `[${at.hostname}]` : at.hostname}:${at.port}`;
+  try {
+    const response = await fetch(`http://${host}${path}`, {
+      method,
+      headers: asked.headers ?? {},
+      signal: AbortSignal.timeout(asked.timeoutMs ?? TIMEOUT_MS),
+      ...(body === undefined ? {} : { body }),
+      ...(client === undefined ? {} : { client }),
+    });
+    return { status: response.status, text: await response.text() };
+  } catch (error) {
+    const shown = "path" in at ? at.path : host;
+    throw new Error(`nobody answers at ${shown}: ${whyNot(error)}`, { cause: error });
+  } finally {
+    client?.close();
+  }
+}
+
+/** The kernel's reason, out of the chain of those that fetch wraps around it. */
+function whyNot(error: unknown): string {
+  if ((error as Error).name === "TimeoutError") return "no answer in time";
+  const { message, cause } = error as Error;
+  const text = (cause as Error | undefined)?.message ?? message;
+  const found = /: ([^:]+) \(os error/.exec(text);
+  return (found?.[1] ?? text).replace(/\s+/g, " ");
+}

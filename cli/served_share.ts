@@ -1,8 +1,7 @@
 /** One share of the process: a directory, the device that shows it, and the socket where front ends find the device. */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
-import { KEPT } from "../fs/descriptors.ts";
-import { closeShare, configSpace, helpersAtStart, openShare } from "../fs/share.ts";
+import { closeShare, configSpace, divideDescriptors, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Log } from "../vq/log.ts";
@@ -27,7 +26,7 @@ export class ServedShare {
   constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
     this.#config = openShare(sharedDir, options.fs, pool.count, log);
-    this.#config.descriptors = KEPT + Math.floor((this.#config.descriptors - KEPT) / parts);
+    divideDescriptors(this.#config, parts);
     this.#device = new DeviceControl({
       id,
       pool,

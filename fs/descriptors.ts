@@ -10,6 +10,7 @@ import type { HandleTable } from "./handles.ts";
 import type { LockTable } from "./locks.ts";
 import type { MountTable } from "./mounts.ts";
 import type { NodeTable } from "./nodes.ts";
+import type { Session } from "./session.ts";
 
 /** For all that is not the guest's: sockets, rings, the runtime, what a request opens and closes; and for each loop. */
 export const KEPT = 128;
@@ -25,27 +26,33 @@ const WARN_AT = 0.9;
 const CALM_AT = 0.8;
 
 export class Descriptors {
-  /** Descriptors for the guest. */
-  readonly most: number;
-  /** Of these for nodes. */
-  readonly budget: number;
-  readonly #limit: number;
   readonly #handles: boolean;
+  readonly #kept: number;
   #told = false;
 
   constructor(
     readonly config: FsConfig,
+    readonly session: Session,
     readonly nodes: NodeTable,
     readonly handles: HandleTable,
     readonly locks: LockTable,
     readonly mounts: MountTable,
     readonly log: Log,
   ) {
-    const { descriptors, loops, fileHandles } = config;
-    this.#limit = descriptors;
-    this.#handles = fileHandles !== "never";
-    this.most = Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
-    this.budget = fileHandles === "mandatory" ? 0 : this.#handles ? Math.min(this.most >> 1, NODES_MAX) : this.most;
+    this.#handles = config.fileHandles !== "never";
+    this.#kept = KEPT + config.loops * KEPT_LOOP;
+  }
+
+  /** Descriptors for the guest. They become fewer or more as other shares come and go. */
+  get most(): number {
+    const { descriptors } = this.session;
+    return Math.max(descriptors - this.#kept, descriptors >> 1);
+  }
+
+  /** Of these for nodes. */
+  get budget(): number {
+    if (this.config.fileHandles === "mandatory") return 0;
+    return this.#handles ? Math.min(this.most >> 1, NODES_MAX) : this.most;
   }
 
   /** Descriptors that the guest holds. */
@@ -88,7 +95,7 @@ export class Descriptors {
     if (used > most * WARN_AT && this.handles.setWarned(true)) {
       const { inodeFileHandles } = this.config.options;
       this.log.warn(
-        `the guest holds ${used} of ${this.#limit} descriptors (files that it knows: ${this.nodes.holding}, open files: ` +
+        `the guest holds ${used} of ${this.session.descriptors} descriptors (files that it knows: ${this.nodes.holding}, open files: ` +
           `${this.handles.open}): raise the limit of open files, as with LimitNOFILE= or ulimit -n` +
           (inodeFileHandles === "never" ? ", or give --inode-file-handles prefer" : ""),
       );

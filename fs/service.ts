@@ -167,7 +167,15 @@ export class FsService implements Service {
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
     this.mounts = new MountTable(config.mounts, config.mount, config.mountFd);
-    this.descriptors = new Descriptors(config, this.nodes, this.handles, this.locks, this.mounts, host.log);
+    this.descriptors = new Descriptors(
+      config,
+      this.session,
+      this.nodes,
+      this.handles,
+      this.locks,
+      this.mounts,
+      host.log,
+    );
     this.proc = new ProcPath(config.procFd);
     this.files = new NodeFiles(config, this.nodes, this.mounts, this.descriptors, this.stat, this.proc, this.retire);
     this.reopener = new Reopener(this.proc, config.mountFd);

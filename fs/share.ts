@@ -4,6 +4,7 @@ import { EOPNOTSUPP, EOVERFLOW, EPERM } from "../ffi/errno.ts";
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { Log } from "../vq/log.ts";
 import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
+import { KEPT } from "./descriptors.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
 import { FileHandle } from "./file_handle.ts";
 import { allocateHandles, freeHandles } from "./handles.ts";
@@ -11,7 +12,7 @@ import { allocateLocks, freeLocks } from "./locks.ts";
 import { allocateMounts, freeMounts } from "./mounts.ts";
 import { FUSE_SUPER_MAGIC } from "./node_files.ts";
 import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
-import { allocateSession, freeSession } from "./session.ts";
+import { allocateSession, freeSession, setDescriptors } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
 import { fileSystemType, type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
@@ -38,6 +39,8 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     throw error;
   }
   const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
+  const session = allocateSession(loops);
+  setDescriptors(session, raiseOpenFiles(0));
   const nodes = allocateNodes();
   new NodeTable(nodes).setRoot(rootFd, stat.identity, stat.type);
   return {
@@ -49,14 +52,18 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     options,
     kind: kindOf(rootFd),
     privileged: libc.geteuid() === 0,
-    descriptors: raiseOpenFiles(0),
     loops,
-    session: allocateSession(loops),
+    session,
     nodes,
     handles: allocateHandles(),
     locks: allocateLocks(),
     mounts: allocateMounts(),
   };
+}
+
+/** Has the share count on its part of the process's limit of open files, where so many share it. At any time. */
+export function divideDescriptors({ session }: FsConfig, parts: number): void {
+  setDescriptors(session, KEPT + Math.floor((raiseOpenFiles(0) - KEPT) / parts));
 }
 
 /** Gives back what `openShare` took. No loop may use any of it any more. */

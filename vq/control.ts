@@ -1,7 +1,8 @@
 /** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
 import type { MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
+import { type Limit, LIMITER_BYTES, UNLIMITED } from "./limiter.ts";
 import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
-import type { QueueStart } from "./messages.ts";
+import type { QueueStart, SharedLimit } from "./messages.ts";
 import type { LoopHandle, LoopPool } from "./pool.ts";
 import { availRingBytes, descTableBytes, layoutFault, usedRingBytes } from "./split.ts";
 
@@ -18,13 +19,21 @@ export interface DeviceOptions {
   loopOf: (queue: number) => number;
   /** Helper threads that its requests will probably need, to be started beforehand. */
   helpers?: number;
+  /** Queues that a limit does not hold up, as long as little comes there that wants an answer. */
+  urgent?: (queue: number) => boolean;
+  /** What it may do in a second, all queues together. */
+  limit?: Limit;
 }
+
+/** Devices that ever were. */
+let devices = 0;
 
 export class DeviceControl implements VirtioDevice {
   readonly queueCount: number;
   readonly features: bigint;
   readonly config: Uint8Array;
   readonly #options: DeviceOptions;
+  readonly #serial = devices++;
   /** Loops that know the device. */
   readonly #loops = new Set<LoopHandle>();
   /** Queues that run, with what they were started with. */
@@ -32,9 +41,11 @@ export class DeviceControl implements VirtioDevice {
   #window: GuestWindow | null = null;
   /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
   #first = -1;
+  #limit: SharedLimit;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
+    this.#limit = { shared: new SharedArrayBuffer(LIMITER_BYTES), ...(options.limit ?? UNLIMITED) };
     this.queueCount = options.queueCount;
     this.features = options.features;
     this.config = options.config;
@@ -53,7 +64,7 @@ export class DeviceControl implements VirtioDevice {
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
     const { id, pool, service } = this.#options;
-    pool.directory.publish(id, { config: service, memory: this.#window.layout });
+    pool.directory.publish(id, { serial: this.#serial, config: service, memory: this.#window.layout });
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
   }
@@ -105,12 +116,29 @@ export class DeviceControl implements VirtioDevice {
     options.log.debug(`locks taken: ${locks.taken}, of which others held ${locks.contended}`);
   }
 
+  /** Stops every queue when its requests in flight are done, or given up after a while; no more are taken. Before `close`. */
+  async drain(): Promise<void> {
+    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, false)));
+  }
+
   /** Takes the device off every loop: no loop uses what its service was made from any more. Nothing may be asked of it afterwards. */
   async close(): Promise<void> {
     await this.reset();
     for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
     this.#loops.clear();
     this.#options.pool.directory.publish(this.#options.id, null);
+  }
+
+  get limit(): Limit {
+    const { iops, mbps } = this.#limit;
+    return { iops, mbps };
+  }
+
+  /** Sets what the device may do in a second, at any time. Resolves when all its loops keep to it. */
+  async setLimit(limit: Limit): Promise<void> {
+    this.#limit = { shared: this.#limit.shared, ...limit };
+    const request = { op: "limit", device: this.#options.id, limit: this.#limit } as const;
+    await Promise.all([...this.#loops].map((loop) => loop.ask(request)));
   }
 
   #loopOf(index: number): LoopHandle {
@@ -121,8 +149,12 @@ export class DeviceControl implements VirtioDevice {
   async #join(index: number): Promise<LoopHandle> {
     const loop = this.#loopOf(index);
     if (!this.#loops.has(loop)) {
-      await loop.ask({ op: "add-device", device: this.#options.id, config: this.#options.service });
+      const { id: device, service: config } = this.#options;
+      const limit = this.#limit;
+      await loop.ask({ op: "add-device", device, config, limit });
       this.#loops.add(loop);
+      // It may have been set meanwhile.
+      if (limit !== this.#limit) await loop.ask({ op: "limit", device, limit: this.#limit });
       if (this.#window) await this.#giveMemory(loop);
     }
     return loop;
@@ -150,6 +182,7 @@ export class DeviceControl implements VirtioDevice {
     const start = {
       ...setup,
       index,
+      urgent: this.#options.urgent?.(index) ?? false,
       desc: fromUserAddr(layout, setup.desc, descTableBytes(size)),
       avail: fromUserAddr(layout, setup.avail, availRingBytes(size)),
       used: fromUserAddr(layout, setup.used, usedRingBytes(size)),

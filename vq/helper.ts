@@ -21,6 +21,8 @@ export interface HelperInit {
   grace: SharedArrayBuffer;
   /** Where the directory of devices lies. */
   devices: HostAddr;
+  /** See LoopInit. */
+  debug: SharedArrayBuffer;
 }
 
 /** The slot of the one request that a helper has. */
@@ -28,6 +30,7 @@ const SLOT = 0;
 
 interface Known {
   generation: number;
+  serial: number;
   device: LoopDevice;
 }
 
@@ -78,12 +81,13 @@ class Helper implements Host, HelperWork {
     const generation = this.#directory.generation(id);
     const known = this.#known.get(id);
     if (known?.generation === generation) return known.device;
-    const { config, memory } = this.#directory.read(id);
-    const device = known?.device ?? new LoopDevice(id, new GuestMemory(memory));
+    const { serial, config, memory } = this.#directory.read(id);
+    const same = known?.serial === serial;
+    const device = same ? known.device : new LoopDevice(id, new GuestMemory(memory));
     // What the old views pointed to may be unmapped: they are dropped, and not touched.
     device.memory = new GuestMemory(memory);
-    if (!known) device.service = this.makeService(config, this, device, this.init.bellFds);
-    this.#known.set(id, { generation, device });
+    if (!same) device.service = this.makeService(config, this, device, this.init.bellFds);
+    this.#known.set(id, { generation, serial, device });
     return device;
   }
 }

@@ -78,6 +78,8 @@ export class Loop {
   #cancelling: number[] = [];
   /** Longest sleep in microseconds, while a queue is being stopped; 0: any. */
   #patienceUs = 0;
+  /** Microseconds until a queue may go on that waits for its limit; 0: there is none. */
+  #heldUs = 0;
   /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
   #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
@@ -245,7 +247,7 @@ export class Loop {
   /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
   get quiet(): boolean {
     if (this.requests.inFlight > 1) return false;
-    for (const queue of this.#active) if (queue.ring.waiting) return false;
+    for (const queue of this.#active) if (queue.ring.waiting && !this.#isHeld(queue)) return false;
     return true;
   }
 
@@ -268,11 +270,12 @@ export class Loop {
   /** Completes a request that was PENDING without a completion of its own on the ring. */
   finish(slot: number, written: number): void {
     const queue = this.requests.queue[slot]!;
+    const { device } = queue;
+    if (device.limiter !== null) device.limiter.finish(queue, slot, this.requests.readableBytes[slot] + written);
     queue.ring.push(this.requests.head[slot], written);
     this.requests.release(slot);
     queue.inFlight--;
     if (!queue.active) this.#activate(queue);
-    const { device } = queue;
     if (--device.inFlight > 0) {
       if (device.waiting) device.service.bell();
     } else if (!device.taking) {
@@ -316,7 +319,9 @@ export class Loop {
       const waiting = queue.ring.available();
       if (waiting > 0) {
         queue.idle = 0;
-        taken += this.#serveQueue(queue, waiting);
+        if (!this.#isHeld(queue)) taken += this.#serveQueue(queue, waiting);
+        // Its limit may keep it for longer than a call is to be put off.
+        else if (queue.owedSince !== 0) this.#call(queue);
       } else if (queues.length > 1 && ++queue.idle > IDLE_LOOKS && queue.inFlight === 0) {
         this.#deactivate(i);
       }
@@ -325,10 +330,18 @@ export class Loop {
     return taken;
   }
 
+  /** Whether a queue waits for its device's limit. */
+  #isHeld(queue: Queue): boolean {
+    const { limiter } = queue.device;
+    return limiter !== null && limiter.holds(queue);
+  }
+
   /** Takes a batch of the chains that wait in a queue. Returns how many. */
   #serveQueue(queue: Queue, waiting: number): number {
     const { device } = queue;
-    const n = waiting < BATCH ? waiting : BATCH;
+    const { limiter } = device;
+    let n = waiting < BATCH ? waiting : BATCH;
+    if (limiter !== null) n = limiter.begin(n);
     const show = waiting > BATCH ? SHOW_MANY : SHOW;
     if (device.inFlight === 0) device.service.begin();
     device.taking = true;
@@ -337,10 +350,11 @@ export class Loop {
       const bytes = this.#take(queue);
       if (bytes < 0) break;
       k++;
-      if (bytes > LARGE) break;
+      if (bytes > LARGE || (limiter !== null && limiter.spent)) break;
       if (k % show === 0 && k < n) this.#show(queue);
     }
     device.taking = false;
+    if (limiter !== null) limiter.end(queue);
     if (device.inFlight === 0) device.service.end();
     if (k < n) this.#call(queue);
     else this.#show(queue);
@@ -394,7 +408,9 @@ export class Loop {
     queue.inFlight++;
     device.inFlight++;
     let written = 0;
-    if (requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect)) {
+    const sound = requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect);
+    if (device.limiter !== null) device.limiter.take(queue, slot, requests);
+    if (sound) {
       written = device.service.handle(slot);
     } else {
       this.#malformed(queue);
@@ -469,12 +485,15 @@ export class Loop {
   #sleep(): void {
     const queues = this.#active;
     let more = false;
+    this.#heldUs = 0;
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
       if (queue.stopping || queue.ring.broken) continue;
       this.#deactivate(i);
       // Where there is no slot for its chains, a completion must come first.
-      if (queue.active && queue.ring.waiting && this.#hasRoom(queue)) more = true;
+      if (!queue.active || !queue.ring.waiting || !this.#hasRoom(queue)) continue;
+      if (!this.#isHeld(queue)) more = true;
+      else this.#heldUs = Math.min(this.#heldUs || Infinity, queue.device.limiter!.waitUs(queue));
     }
     if (more) return;
     if (this.grace.waiting) this.grace.settle();
@@ -491,7 +510,8 @@ export class Loop {
       this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
       if (wait > 0) this.#againUs = Math.min(this.#againUs * 2, AGAIN_MAX_US);
     }
-    const limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
+    let limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
+    if (this.#heldUs > 0 && (limitUs === 0 || this.#heldUs < limitUs)) limitUs = this.#heldUs;
     const result = wait > 0
       ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0

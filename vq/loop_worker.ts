@@ -5,10 +5,11 @@ import { threadId } from "../ffi/interrupt.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
+import { Limiter } from "./limiter.ts";
 import type { Log } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
-import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
+import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart, SharedLimit } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
 import { Spare } from "./spare.ts";
@@ -25,9 +26,16 @@ export interface LoopScope {
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
 /** A log whose lines the control plane writes. */
-function logTo(scope: LoopScope, debug: boolean): Log {
+function logTo(scope: LoopScope, wanted: SharedArrayBuffer): Log {
+  const debug = new Int32Array(wanted);
   const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
-  return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
+  const sayDebug = say("debug");
+  return {
+    error: say("error"),
+    warn: say("warn"),
+    info: say("info"),
+    debug: (message) => Atomics.load(debug, 0) !== 0 && sayDebug(message),
+  };
 }
 
 /** Serves as a loop until an "exit" message. Resolves then. Or as a helper, if that is the first message. */
@@ -43,7 +51,10 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
     return inbox.shift()!;
   };
   const first = await next();
-  if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
+  if (first.request.op === "help") {
+    const { init } = first.request;
+    help(init, makeService, logTo(scope, init.debug), scope);
+  }
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
   try {
     await serve(scope, new Member(scope, first.request.init, makeService), first, next);
@@ -110,7 +121,7 @@ class Member {
   #do(request: LoopRequest): number {
     if (request.op === "init" || request.op === "help") throw new Error("a thread starts once");
     if (request.op === "exit" || request.op === "ping") return 0;
-    if (request.op === "add-device") return this.#addDevice(request.device, request.config);
+    if (request.op === "add-device") return this.#addDevice(request);
     const device = this.loop.devices.get(request.device);
     if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);
     switch (request.op) {
@@ -127,6 +138,9 @@ class Member {
       case "start-queue":
         if (device.queues.has(request.queue.index)) throw new Error(`queue ${request.queue.index} runs already`);
         this.loop.add(this.#queue(device, request.queue));
+        return 0;
+      case "limit":
+        limit(device, request.limit);
         return 0;
       case "set-call": {
         const queue = device.queues.get(request.index);
@@ -151,15 +165,25 @@ class Member {
     if (device.queues.size > 0) throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
   }
 
-  #addDevice(id: number, config: unknown): number {
+  #addDevice({ device: id, config, limit: its }: Extract<LoopRequest, { op: "add-device" }>): number {
     const device = new LoopDevice(id, new GuestMemory(noMemory));
     device.service = this.makeService(config, this.loop, device, this.init.bellFds);
+    limit(device, its);
     this.loop.devices.set(id, device);
     return 0;
   }
 
   #queue(device: LoopDevice, start: QueueStart): Queue {
     const ring = new SplitQueue(device.memory, start);
-    return new Queue(device, start.index, 0, ring, start.kickFd, start.callFd, start.errFd, start.indirect);
+    const { index, kickFd, callFd, errFd, indirect, urgent } = start;
+    const queue = new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect, urgent);
+    device.limiter?.join(queue);
+    return queue;
   }
+}
+
+/** Gives a device a limit, or none. Queues that wait go on when the new one lets them. */
+function limit(device: LoopDevice, { shared, iops, mbps }: SharedLimit): void {
+  device.limiter = iops === 0 && mbps === 0 ? null : new Limiter(shared, { iops, mbps });
+  for (const queue of device.queues.values()) device.limiter?.join(queue);
 }

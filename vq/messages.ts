@@ -1,6 +1,7 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
 import type { CallsInit } from "./calls.ts";
 import type { HelperInit } from "./helper.ts";
+import type { Limit } from "./limiter.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -24,7 +25,8 @@ export interface LoopInit {
   load: number;
   pollMaxUs: number;
   placement: Placement;
-  debug: boolean;
+  /** A word: whether debug lines are wanted. */
+  debug: SharedArrayBuffer;
   /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
   ringFlags: readonly number[] | undefined;
 }
@@ -42,6 +44,13 @@ export interface QueueStart {
   errFd: number;
   eventIdx: boolean;
   indirect: boolean;
+  /** See Queue. */
+  urgent: boolean;
+}
+
+/** A device's limit, with the memory that its loops share for it. */
+export interface SharedLimit extends Limit {
+  shared: SharedArrayBuffer;
 }
 
 export type LoopRequest =
@@ -49,7 +58,9 @@ export type LoopRequest =
   /** Instead of "init": the thread is to be a helper. There is no answer. */
   | { op: "help"; init: HelperInit }
   /** `config` is the service's own. */
-  | { op: "add-device"; device: number; config: unknown }
+  | { op: "add-device"; device: number; config: unknown; limit: SharedLimit }
+  /** It is another from now on, for queues that run too. */
+  | { op: "limit"; device: number; limit: SharedLimit }
   /** Every queue of the device is stopped, and its memory let go of. The loop uses nothing of the service's from then on. */
   | { op: "remove-device"; device: number }
   /** null: let go of the memory. Every queue of the device is stopped. */

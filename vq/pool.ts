@@ -27,6 +27,7 @@ export interface PoolOptions {
   pollMaxUs: number;
   /** Where each loop runs; as the process where it is left out. */
   placements?: readonly Placement[];
+  /** Whether debug lines are wanted, at the start. */
   debug: boolean;
   /** Sets of IORING_SETUP_* that the loops try instead of the usual ones, for tests; none: no io_uring. */
   ringFlags?: readonly number[];
@@ -60,6 +61,7 @@ export class LoopHandle {
     locks: SharedArrayBuffer,
     calls: CallsInit,
     load: number,
+    debug: SharedArrayBuffer,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
   ) {
@@ -69,7 +71,7 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { count: loops, pollMaxUs, placements, debug, ringFlags } = options;
+    const { count: loops, pollMaxUs, placements, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
     const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load };
     const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
@@ -123,6 +125,7 @@ export class LoopPool {
   readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
   readonly #load: number;
+  readonly #debug = new SharedArrayBuffer(4);
   /** Queues that run on each loop. */
   readonly #queues: number[];
   /** One alone would leave no one to others while it waits for a lock. */
@@ -133,6 +136,7 @@ export class LoopPool {
   #starting = 0;
 
   constructor(readonly options: PoolOptions) {
+    this.debug = options.debug;
     this.#queues = new Array(options.count).fill(0);
     this.#maxHelpers = Math.max(2, options.helpers);
     this.#calls = createCalls(options.count, this.#maxHelpers);
@@ -146,6 +150,11 @@ export class LoopPool {
 
   get count(): number {
     return this.options.count;
+  }
+
+  /** Whether loops and helpers say their debug lines. */
+  set debug(wanted: boolean) {
+    Atomics.store(new Int32Array(this.#debug), 0, wanted ? 1 : 0);
   }
 
   /** Locks that all loops have taken so far. */
@@ -163,6 +172,7 @@ export class LoopPool {
       this.#locks,
       this.#calls,
       this.#load,
+      this.#debug,
       this.options,
       () => {
         // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
@@ -207,6 +217,7 @@ export class LoopPool {
       bellFds: this.#bellFds,
       grace: this.#grace,
       devices: this.directory.addr,
+      debug: this.#debug,
     };
     thread.postMessage({ id: 0, request: { op: "help", init } });
   }

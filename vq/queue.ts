@@ -1,5 +1,6 @@
 /** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
 import type { Grace } from "./grace.ts";
+import type { Limiter } from "./limiter.ts";
 import type { Log } from "./log.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { Requests } from "./requests.ts";
@@ -53,6 +54,8 @@ export class LoopDevice {
   taking = false;
   /** The service waits until but one request is in flight: its bell is rung at each that ends. */
   waiting = false;
+  /** What it may do in a second; null: anything. */
+  limiter: Limiter | null = null;
   service!: Service;
   readonly queues = new Map<number, Queue>();
 
@@ -79,6 +82,9 @@ export class Queue {
   /** How many chains were finished then, and how long one took when that was last measured, in ms. */
   owedAt = 0;
   chainMs = 0.002;
+  /** With a limit: until when it waits, in ms of nowMs(), or 0; and what it has had since it last did, in ms of the limit. */
+  paidAt = 0;
+  turnMs = 0;
 
   constructor(
     readonly device: LoopDevice,
@@ -90,5 +96,7 @@ export class Queue {
     public callFd: number,
     public errFd: number,
     readonly indirect: boolean,
+    /** A limit holds up neither what wants no answer nor, for a while, what does. */
+    readonly urgent = false,
   ) {}
 }

@@ -3,6 +3,7 @@
  * by its name alone, before the daemon's own options are read, so that these stay as virtiofsd's.
  */
 import type { LoopThread } from "../vq/pool.ts";
+import { ctl } from "./ctl.ts";
 import { readWords, type Usage } from "./parser.ts";
 
 /** What a command has to do with. */
@@ -24,7 +25,9 @@ const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
 
 /** All commands by their names. */
-export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([]);
+export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
+  ["ctl", ctl as Command],
+]);
 
 /** Runs a command. Resolves with the exit status. */
 export async function runCommand(command: Command, args: readonly string[], io: Io): Promise<number> {

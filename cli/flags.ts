@@ -2,6 +2,7 @@
 import type { CachePolicy } from "../fs/config.ts";
 import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
+import { IOPS_MAX, MBPS_MAX } from "../vq/limiter.ts";
 import { cpuList, cpuLists } from "./cpus.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
@@ -24,6 +25,9 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "seccomp",
   "log-level",
   "syslog",
+  "log-file",
+  "control-socket",
+  "control-group",
   "print-capabilities",
   "version",
 ]);
@@ -61,6 +65,8 @@ export interface Flags {
   "thread-pool-size": number;
   "poll-max-us": number;
   "rlimit-nofile"?: number;
+  "limit-iops"?: number;
+  "limit-mbps"?: number;
   "exit-on-disconnect": boolean;
   sandbox?: string;
   seccomp?: string;
@@ -70,6 +76,9 @@ export interface Flags {
   "migration-confirm-paths": boolean;
   "log-level": LogLevel | "trace";
   syslog: boolean;
+  "log-file"?: string;
+  "control-socket"?: string;
+  "control-group"?: string;
   "print-capabilities": boolean;
   version: boolean;
 }
@@ -195,6 +204,16 @@ export const flags = {
     whole("num-request-queues", 1, QUEUES_MAX),
     "Request queues offered, each served by a loop of its own [default: one for each CPU]",
   ),
+  "limit-iops": text(
+    "N",
+    whole("limit-iops", 0, IOPS_MAX),
+    "Requests in a second at most, all queues together; 0: any number",
+  ),
+  "limit-mbps": text(
+    "N",
+    whole("limit-mbps", 0, MBPS_MAX),
+    "Megabytes (10^6) in a second that requests and answers move at most; 0: any number",
+  ),
   "cpu-affinity": text(
     "CPUS",
     (input: string) => cpuList("--cpu-affinity", input),
@@ -238,6 +257,13 @@ export const flags = {
     brief: "What to say on standard error; trace is debug",
   },
   syslog: toggle("Say it to the system's logger instead"),
+  "log-file": text("PATH", String, "Say it in a file instead, which SIGHUP opens anew"),
+  "control-socket": text("PATH", String, "Socket for ringfsd ctl, which lists, adds, removes and limits shares"),
+  "control-group": text(
+    "GROUP",
+    String,
+    "Its members may use that socket too, which is as good as being ringfsd's user",
+  ),
   "migration-mode": {
     kind: "enum",
     values: ["find-paths", "file-handles"],

@@ -1,13 +1,15 @@
 /** The command line of the daemon, read and checked: flags.ts has the options, arguments.ts what is done before. */
+import { isDeepStrictEqual } from "node:util";
 import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
 import { allowedCpus } from "../ffi/affinity.ts";
 import { groupId } from "../ffi/group.ts";
+import type { Limit } from "../vq/limiter.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
 import { readWords, type Usage } from "./parser.ts";
-import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
+import { type ConfigFile, type GivenShare, readConfig, readShare, readShareObject } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
 import { version } from "./version.ts";
 
@@ -27,10 +29,22 @@ export interface ShareOptions {
   numRequestQueues: number;
   /** It ends when its front end goes. */
   exitOnDisconnect: boolean;
+  /** What its guest may do in a second. */
+  limit?: Limit;
+}
+
+/** What it takes to read more of the same later: plain data. */
+export interface Later {
+  /** The command line, and how the process was started. */
+  args: string[];
+  start: Start;
+  /** What a share has that says nothing of it. */
+  defaults: Flags;
+  queues: number;
 }
 
 export interface Options {
-  /** One or more. */
+  /** One or more; none, where there is a control socket. */
   shares: ShareOptions[];
   /** Threads that serve queues. */
   loops: number;
@@ -45,6 +59,12 @@ export interface Options {
   logLevel: LogLevel;
   /** To the system's logger rather than standard error. */
   syslog?: boolean;
+  logFile?: string;
+  /** Where `ringfsd ctl` is answered, and the group that may use it, by its id. */
+  controlSocket?: string;
+  controlGroup?: number;
+  /** Where there is a control socket or a configuration file. */
+  later?: Later;
   /** What to say of the options once there is a log. */
   notes?: string[];
 }
@@ -114,7 +134,7 @@ export async function parseOptions(
   if ("complaint" in read) return refuse(read.complaint);
   if ("exit" in read) return { exit: read.exit === 0 ? 0 : EXIT_USAGE };
   try {
-    return decide(read.given, namesIn(words), say, start);
+    return decide(read.given, namesIn(words), say, start, args);
   } catch (error) {
     return refuse((error as Error).message);
   }
@@ -126,7 +146,13 @@ function namesIn(words: readonly string[]): Set<string> {
 }
 
 /** Throws an Error with a sentence where what was given cannot be. */
-function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => void, start: Start): Parsed {
+function decide(
+  line: Flags,
+  named: ReadonlySet<string>,
+  say: (text: string) => void,
+  start: Start,
+  args: readonly string[],
+): Parsed {
   if (line.version) {
     say(`ringfsd ${version()}\n`);
     return { exit: 0 };
@@ -150,13 +176,17 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   const cpus = (cpuAffinity ?? allowed).length;
   const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
   const several = [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))];
-  const shares = sharesOf(given, several, queues, start.sockets ?? []);
+  const controlSocket = given["control-socket"];
+  const empty = controlSocket !== undefined && several.length === 0 && given["shared-dir"] === undefined;
+  const shares = empty ? [] : sharesOf(given, several, queues, start.sockets ?? []);
   const notes = MIGRATION.some((name) => given[name] || several.some((share) => share.given[name]))
     ? ["--migration-… is understood, but there is no migration yet: a hypervisor refuses to migrate"]
     : [];
   const wanted = shares.map((share) => share.numRequestQueues);
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
-  const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
+  // Shares that are added share the loops that there are, so then as many as CPUs too: one that nobody uses is no thread.
+  const most = controlSocket === undefined ? wanted.reduce((sum, one) => sum + one, 0) : Infinity;
+  const loops = Math.max(...wanted, Math.min(cpus, most));
   if (queueAffinity !== undefined && queueAffinity.length > loops) {
     throw new Error(`${where("queue-affinity")} has CPUs for ${queueAffinity.length} loops, and there are ${loops}`);
   }
@@ -168,12 +198,62 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       pollMaxUs: given["poll-max-us"],
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
       ...(given.syslog ? { syslog: true } : {}),
+      ...(given["log-file"] === undefined ? {} : { logFile: given["log-file"] }),
+      ...control(given),
+      ...(controlSocket === undefined && line.config === undefined
+        ? {}
+        : { later: { args: [...args], start, defaults: given, queues } }),
       ...(notes.length === 0 ? {} : { notes }),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
     },
   };
+}
+
+/** Where the process is told what to do. */
+function control(given: Flags): Pick<Options, "controlSocket" | "controlGroup"> {
+  const { "control-socket": controlSocket, "control-group": name, "log-file": logFile } = given;
+  if (logFile !== undefined && given.syslog) throw new Error("--log-file and --syslog exclude each other");
+  if (controlSocket === undefined) {
+    if (name !== undefined) throw new Error("--control-group is for --control-socket");
+    return {};
+  }
+  const controlGroup = name === undefined ? undefined : groupId(name);
+  if (name !== undefined && controlGroup === undefined) {
+    throw new Error(`--control-group: there is no group ${name}: make it (groupadd), or give another`);
+  }
+  return { controlSocket, ...(controlGroup === undefined ? {} : { controlGroup }) };
+}
+
+/** A share that is to be served beside others: what stands behind --share, or the same as an object. Throws as `decide` does. */
+export function laterShare(
+  said: string | Record<string, unknown>,
+  { defaults, queues }: Later,
+  present: readonly ShareOptions[],
+): ShareOptions {
+  const one = typeof said === "string" ? readShare(said, 1) : readShareObject(said);
+  const below = { ...defaults };
+  for (const name of ["shared-dir", "socket-path", "fd", "tag"] as const) delete below[name];
+  const wish = overlay(below, one);
+  if (wish.fd !== undefined) throw new Error(`${one.where}: fd is for shares that are there from the start`);
+  const share = shareOf(wish, queues, one.where);
+  for (const name of namesOf(share)) {
+    if (present.some((other) => namesOf(other).includes(name))) {
+      throw new Error(`there is a share with ${name} already`);
+    }
+  }
+  return share;
+}
+
+/** Whether two shares differ in nothing but their limits. */
+export function sameButLimit(a: ShareOptions, b: ShareOptions): boolean {
+  return isDeepStrictEqual({ ...a, limit: null }, { ...b, limit: null });
+}
+
+/** What a share is called. */
+export function nameOf({ tag, socketPath, fd }: ShareOptions): string {
+  return tag ?? socketPath ?? `on descriptor ${fd}`;
 }
 
 /** Where virtiofsd's ways differ, and its callers count on them: it ends with its one front end, and RUST_LOG is its log level. */
@@ -274,6 +354,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) throw complain(complaint);
+  const limit = { iops: given["limit-iops"] ?? 0, mbps: given["limit-mbps"] ?? 0 };
   return {
     sharedDir,
     ...(socketPath === undefined ? {} : { socketPath }),
@@ -283,6 +364,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
     fs,
     numRequestQueues: given["num-request-queues"] ?? queues,
     exitOnDisconnect: given["exit-on-disconnect"],
+    ...(limit.iops === 0 && limit.mbps === 0 ? {} : { limit }),
   };
 }
 

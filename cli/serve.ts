@@ -1,5 +1,6 @@
 /** Puts the daemon together: directories, loops, devices, sockets. Serves until it is told to end. */
 import { pinProcess } from "../ffi/affinity.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { Reactor } from "../ffi/reactor.ts";
 import { ignoreSignal, SIGXFSZ } from "../ffi/interrupt.ts";
 import { libc } from "../ffi/libc.ts";
@@ -7,11 +8,12 @@ import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
 import type { Log } from "../vq/log.ts";
 import type { Placement } from "../vq/placement.ts";
 import { LoopPool, type LoopThread } from "../vq/pool.ts";
-import { createLog, withPrefix } from "./log.ts";
-import type { Options, ShareOptions } from "./options.ts";
-import { ServedShare } from "./served_share.ts";
+import { Control } from "./control.ts";
+import { serveHttp } from "./http.ts";
+import { createLog, type ServiceLog } from "./log.ts";
+import type { Options } from "./options.ts";
+import { RunningShares } from "./running_shares.ts";
 import { Notifier } from "./systemd.ts";
-import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
 /** Threads for calls and requests that may wait, started as they are needed. */
@@ -23,8 +25,14 @@ const END_MS = 4000;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
-  const log = createLog(options.logLevel, options.syslog);
   const notifier = new Notifier();
+  let log: ServiceLog;
+  try {
+    log = createLog(options.logLevel, options.syslog, options.logFile);
+  } catch (error) {
+    createLog("error").error((error as Error).message);
+    return EXIT_FAILED;
+  }
   for (const note of options.notes ?? []) log.info(note);
   try {
     return await serveShares(options, spawn, log, notifier);
@@ -38,7 +46,7 @@ export async function serve(options: Options, spawn: () => LoopThread): Promise<
 async function serveShares(
   options: Options,
   spawn: () => LoopThread,
-  log: Log,
+  log: ServiceLog,
   notifier: Notifier,
 ): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
@@ -62,17 +70,6 @@ async function serveShares(
       ended.resolve(EXIT_FAILED);
     },
   });
-  const several = options.shares.length > 1;
-  // All directories before the first socket: what cannot be served whole does not begin.
-  const shares = options.shares.map((share, id) => {
-    return new ServedShare(
-      share,
-      id,
-      options.shares.length,
-      pool,
-      several ? withPrefix(log, `share ${nameOf(share)}: `) : log,
-    );
-  });
   // Whoever finds a socket there may tell the process to end.
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
@@ -80,77 +77,85 @@ async function serveShares(
       ended.resolve(0);
     });
   }
-  const status = statusOf(options.shares);
-  listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
-  for (const { options } of shares) {
-    log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
-  }
+  let frontEnds = 0;
+  const status = () => `STATUS=${statusOf(shares)}; front ends connected: ${frontEnds}`;
+  const tellStatus = () => notifier.tell(status());
+  const shares = new RunningShares({
+    pool,
+    reactor: new Reactor(),
+    log,
+    lasting: options.controlSocket !== undefined,
+    onFrontEnd: (connected) => {
+      frontEnds += connected ? 1 : -1;
+      tellStatus();
+    },
+    onChange: tellStatus,
+  });
+  shares.start(options.shares);
+  const control = new Control(options, shares, pool, log);
+  const socket = options.controlSocket === undefined ? null : serveHttp(
+    { path: options.controlSocket, ...(options.controlGroup === undefined ? {} : { group: options.controlGroup }) },
+    control.handle,
+  );
+  if (socket !== null) log.info(`listens to ringfsd ctl on ${options.controlSocket}`);
+  Deno.addSignalListener("SIGHUP", () => {
+    // A terminal that is closed.
+    if (Deno.stdin.isTerminal()) return ended.resolve(0);
+    reload(control, log, notifier, status);
+  });
   // One loop runs when the first front end comes; a share that nobody uses costs no loop anything.
-  await shares[0].prepare();
-  notifier.tell("READY=1", `STATUS=${status(0)}`);
+  await shares.prepare();
+  notifier.tell("READY=1", status());
   notifier.watch(() => pool.ping());
-  serveAll(shares).then(ended.resolve);
+  shares.serve();
+  shares.ended.then(ended.resolve);
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
+  // Its file goes at once: who is being answered is not waited for.
+  socket?.close().catch(() => {});
   return code === 0 ? await closeAll(shares, log) : code;
 }
 
-/** What systemctl status shows; the result is told of each front end that comes (1) or goes (-1). */
-function statusOf(shares: readonly ShareOptions[]): (change: number) => string {
-  const what = shares.length === 1 ? `Sharing ${shares[0].sharedDir}` : `${shares.length} shares`;
-  let frontEnds = 0;
-  return (change) => {
-    frontEnds += change;
-    return `${what}; front ends connected: ${frontEnds}`;
-  };
+/** What systemctl status shows. */
+function statusOf({ all }: RunningShares): string {
+  return all.length === 1 ? `Sharing ${all[0].sharedDir}` : `${all.length} shares`;
+}
+
+/** Reads the configuration again, as systemd is told and the log. */
+async function reload(control: Control, log: Log, notifier: Notifier, status: () => string): Promise<void> {
+  // sd_notify(3): the time is to be that of the monotonic clock.
+  notifier.tell(
+    "RELOADING=1",
+    `MONOTONIC_USEC=${Math.floor(nowMs() * 1000)}`,
+    "STATUS=Reading the configuration again",
+  );
+  try {
+    const { notes, ...changes } = await control.reload();
+    const said = Object.entries(changes).filter(([, names]) => names.length > 0);
+    for (const note of notes) log.warn(note);
+    log.info(
+      `SIGHUP: ${said.map(([what, names]) => `${what} ${names.join(", ")}`).join("; ") || "nothing has changed"}`,
+    );
+  } catch (error) {
+    log.error(`SIGHUP: nothing was changed: ${(error as Error).message}`);
+  }
+  notifier.tell("READY=1", status());
 }
 
 /** Closes all shares, their requests finished, but waits for no more than a moment. Resolves with the exit status. */
-async function closeAll(shares: readonly ServedShare[], log: Log): Promise<number> {
+async function closeAll(shares: RunningShares, log: Log): Promise<number> {
   const late = Promise.withResolvers<number>();
   const timer = setTimeout(() => {
     log.error(`ending with requests that did not finish in ${END_MS / 1000} s: the host's file system does not answer`);
     late.resolve(EXIT_FAILED);
   }, END_MS);
-  const closed = Promise.all(shares.map((share) => share.close())).then(() => 0);
+  const closed = shares.close().then(() => 0);
   try {
     return await Promise.race([closed, late.promise]);
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Has every share listen, or none. */
-function listen(shares: readonly ServedShare[], onFrontEnd: (connected: boolean) => void): void {
-  const reactor = new Reactor();
-  try {
-    for (const share of shares) share.listen(reactor, onFrontEnd);
-  } catch (error) {
-    // Their sockets' files go at once; the process ends before the rest is done.
-    for (const share of shares) share.close().catch(() => {});
-    throw error;
-  }
-}
-
-/** Serves all shares, each until it ends by itself or fails: the others go on. Resolves with the exit status when none is left. */
-async function serveAll(shares: readonly ServedShare[]): Promise<number> {
-  let status = 0;
-  await Promise.all(shares.map(async (share) => {
-    try {
-      await share.serve();
-      await share.close();
-    } catch (error) {
-      share.log.error((error as Error).message);
-      status = EXIT_FAILED;
-    }
-  }));
-  return status;
-}
-
-/** What a share is called in the log. */
-function nameOf({ tag, socketPath, fd }: ShareOptions): string {
-  return tag ?? socketPath ?? `on descriptor ${fd}`;
 }
 
 /** Where a loop runs. The kernel's threads for its ring do not go with it unless they are told. */

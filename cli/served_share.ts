@@ -4,6 +4,7 @@ import type { FsConfig } from "../fs/config.ts";
 import { closeShare, configSpace, divideDescriptors, helpersAtStart, openShare } from "../fs/share.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
+import type { Limit } from "../vq/limiter.ts";
 import type { Log } from "../vq/log.ts";
 import type { LoopPool } from "../vq/pool.ts";
 import type { ShareOptions } from "./options.ts";
@@ -17,18 +18,23 @@ export class ServedShare {
   readonly #device: DeviceControl;
   #server: Server | null = null;
   #closing: Promise<void> | null = null;
+  readonly #id: number;
+  readonly #pool: LoopPool;
+  /** A front end is connected. */
+  connected = false;
 
   /**
-   * Opens the directory; nobody can connect before `listen`. `id` is unique among the shares that the process ever had; `parts` is how
-   * many shares its limit of open files is for, so that no guest can take what another needs. Throws an Error that says what is wrong
-   * with the directory.
+   * Opens the directory; nobody can connect before `listen`. `parts` is how many shares the process's limit of open files is for, so that
+   * no guest can take what another needs. Throws an Error that says what is wrong with the directory.
    */
-  constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
-    const { sharedDir, tag, numRequestQueues } = options;
+  constructor(readonly options: ShareOptions, parts: number, pool: LoopPool, readonly log: Log) {
+    const { sharedDir, tag, numRequestQueues, limit } = options;
+    this.#pool = pool;
     this.#config = openShare(sharedDir, options.fs, pool.count, log);
     divideDescriptors(this.#config, parts);
+    this.#id = pool.directory.take();
     this.#device = new DeviceControl({
-      id,
+      id: this.#id,
       pool,
       // The high-priority queue and the request queues.
       queueCount: 1 + numRequestQueues,
@@ -38,7 +44,23 @@ export class ServedShare {
       helpers: helpersAtStart(this.#config.kind),
       // Queue 0 is the high-priority one: it has little to say, and shares the loop of the first request queue.
       loopOf: (queue) => Math.max(0, queue - 1),
+      urgent: (queue) => queue === 0,
+      ...(limit === undefined ? {} : { limit }),
     });
+  }
+
+  /** What the guest may do in a second. */
+  get limit(): Limit {
+    return this.#device.limit;
+  }
+
+  setLimit(limit: Limit): Promise<void> {
+    return this.#device.setLimit(limit);
+  }
+
+  /** There are so many shares from now on. */
+  divide(parts: number): void {
+    if (this.#closing === null) divideDescriptors(this.#config, parts);
   }
 
   /** Listens from now on; `onFrontEnd` hears who comes and goes. Throws an Error that says what is wrong with the socket. */
@@ -53,7 +75,10 @@ export class ServedShare {
       mode: socketGroup === undefined ? OWNER_ONLY : WITH_GROUP,
       ...(socketGroup === undefined ? {} : { group: socketGroup }),
       exitOnDisconnect,
-      onFrontEnd,
+      onFrontEnd: (connected) => {
+        this.connected = connected;
+        onFrontEnd(connected);
+      },
     });
   }
 
@@ -67,14 +92,23 @@ export class ServedShare {
     await this.#server!.serve();
   }
 
-  /** Sends the front end away, and gives back all that the share took. */
-  close(): Promise<void> {
-    return this.#closing ??= this.#close();
+  /**
+   * Sends the front end away, and gives back all that the share took. With `drained`, requests in flight are finished first; else
+   * those that wait are given up.
+   */
+  close(drained = false): Promise<void> {
+    return this.#closing ??= this.#close(drained);
   }
 
-  async #close(): Promise<void> {
+  get closing(): boolean {
+    return this.#closing !== null;
+  }
+
+  async #close(drained: boolean): Promise<void> {
+    if (drained) await this.#device.drain();
     await this.#server?.close();
     await this.#device.close();
     closeShare(this.#config);
+    this.#pool.directory.give(this.#id);
   }
 }

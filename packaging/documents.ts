@@ -38,7 +38,7 @@ const GROUPS: readonly [string, readonly string[]][] = [
     "Queues, threads and limits",
     [
       ...["num-request-queues", "cpu-affinity", "queue-affinity", "thread-pool-size", "poll-max-us"],
-      ...["rlimit-nofile"],
+      ...["rlimit-nofile", "limit-iops", "limit-mbps"],
     ],
   ],
   ["The process", []],

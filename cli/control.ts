@@ -32,9 +32,10 @@ export interface Reloaded {
 
 /** Why no share can be added to a daemon with these options, or "". The one place where that is decided. */
 export function whyNoAdd(options: Options): string {
-  // Where the process is confined to the directories that it was started with, others are out of its reach.
-  const { sandbox = "none" } = options as { sandbox?: string };
-  return sandbox === "none" ? "" : "add needs --sandbox none (or a directory opened at start)";
+  // Where the process has shut itself in with the directories that it was started with, others are out of its reach. It carries along what
+  // it opened before; where it carries nothing, there is no sandbox.
+  const { sandbox, carried } = options as { sandbox?: string; carried?: unknown };
+  return sandbox === "none" || carried === undefined ? "" : "add needs --sandbox none (or a directory opened at start)";
 }
 
 const GONE =

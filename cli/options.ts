@@ -246,9 +246,9 @@ export function laterShare(
   return share;
 }
 
-/** Whether two shares differ in nothing but their limits. */
+/** Whether two shares differ in nothing but their limits, and what was opened for the one. */
 export function sameButLimit(a: ShareOptions, b: ShareOptions): boolean {
-  return isDeepStrictEqual({ ...a, limit: null }, { ...b, limit: null });
+  return isDeepStrictEqual({ ...a, limit: null, reach: null }, { ...b, limit: null, reach: null });
 }
 
 /** What a share is called. */

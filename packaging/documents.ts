@@ -114,6 +114,12 @@ ringfsd \\- share a directory with virtual machines over virtio\\-fs
 .B ringfsd
 .BI \\-\\-config " FILE"
 .RI [ OPTION ...]
+.br
+.B ringfsd ctl
+.RB [ \\-\\-socket
+.IR PATH ]
+.BR list | add | remove | limit | log\\-level | reload | ping
+.RI [ WORD ...]
 .SH DESCRIPTION
 A vhost\\-user\\-fs back end: a hypervisor connects to its socket, and the guest's virtiofs driver finds the files of the
 directory there. It takes the options of
@@ -137,10 +143,25 @@ ${groups.join("\n")}
 .TP
 .B \\-\\-help
 Show all options.
+.SH TELLING IT WHAT TO DO
+.B ringfsd ctl
+tells a ringfsd that was started with
+.B \\-\\-control\\-socket
+to list, add, remove and limit shares while it runs:
+.B ringfsd ctl \\-\\-help
+shows how. It asks at
+.I /run/ringfsd/control.sock
+unless
+.B \\-\\-socket
+says where.
 .SH SIGNALS
 .TP
 .BR SIGTERM ", " SIGINT
 Finish the requests in flight, for four seconds at most, and end.
+.TP
+.B SIGHUP
+Open the log anew, and read the configuration file again: shares are added and removed, limits and the log level change. What
+cannot change while it is served is said in the log. On a terminal: end.
 .SH EXIT STATUS
 0 after a signal, or a disconnect that was to end it; 1 where it cannot go on; 2 where the command line is wrong. Each failure
 is one line on standard error.
@@ -193,8 +214,8 @@ mount \\-t virtiofs myfs /mnt
 /** What is completed behind an option: a kind of thing, or words. */
 function completes({ name, values }: Option): "dir" | "file" | "group" | readonly string[] {
   if (name === "shared-dir") return "dir";
-  if (name === "socket-path" || name === "config") return "file";
-  if (name === "socket-group") return "group";
+  if (["socket-path", "config", "control-socket", "log-file"].includes(name)) return "file";
+  if (name === "socket-group" || name === "control-group") return "group";
   if (name === "sandbox" || name === "seccomp") return ["none"];
   return values;
 }

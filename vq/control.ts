@@ -1,13 +1,17 @@
 /** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
+import { unmapAt } from "../ffi/memory.ts";
 import type { MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
 import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
 import type { QueueStart } from "./messages.ts";
+import { allocateQueueMeters, type QueueCounts, readQueueMeters } from "./meter.ts";
 import type { LoopHandle, LoopPool } from "./pool.ts";
 import { availRingBytes, descTableBytes, layoutFault, usedRingBytes } from "./split.ts";
 
 export interface DeviceOptions {
   /** Unique among the devices of the process. */
   id: number;
+  /** What the log calls it. */
+  name?: string;
   pool: LoopPool;
   queueCount: number;
   features: bigint;
@@ -32,12 +36,21 @@ export class DeviceControl implements VirtioDevice {
   #window: GuestWindow | null = null;
   /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
   #first = -1;
+  /** Where its queues are counted, by whichever loop serves them. */
+  readonly #meters: ReturnType<typeof allocateQueueMeters>;
+  #closed = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
     this.queueCount = options.queueCount;
     this.features = options.features;
     this.config = options.config;
+    this.#meters = allocateQueueMeters(options.queueCount);
+  }
+
+  /** What was counted of each queue since the device is there: over all front ends that it had. None once it is closed. */
+  get counts(): QueueCounts[] {
+    return this.#closed ? [] : readQueueMeters(this.#meters.addr, this.queueCount);
   }
 
   /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
@@ -52,8 +65,8 @@ export class DeviceControl implements VirtioDevice {
     await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
-    const { id, pool, service } = this.#options;
-    pool.directory.publish(id, { config: service, memory: this.#window.layout });
+    const { id, pool, service, name = `device ${id}` } = this.#options;
+    pool.directory.publish(id, { config: service, memory: this.#window.layout, name });
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
   }
@@ -111,6 +124,8 @@ export class DeviceControl implements VirtioDevice {
     for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
     this.#loops.clear();
     this.#options.pool.directory.publish(this.#options.id, null);
+    if (!this.#closed) unmapAt(this.#meters.addr, this.#meters.size);
+    this.#closed = true;
   }
 
   #loopOf(index: number): LoopHandle {
@@ -121,7 +136,8 @@ export class DeviceControl implements VirtioDevice {
   async #join(index: number): Promise<LoopHandle> {
     const loop = this.#loopOf(index);
     if (!this.#loops.has(loop)) {
-      await loop.ask({ op: "add-device", device: this.#options.id, config: this.#options.service });
+      const { id, service, name = `device ${id}` } = this.#options;
+      await loop.ask({ op: "add-device", device: id, config: service, name, meters: this.#meters.addr });
       this.#loops.add(loop);
       if (this.#window) await this.#giveMemory(loop);
     }

@@ -1,16 +1,20 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
 import { allowedCpus } from "../ffi/affinity.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { drain } from "../ffi/eventfd.ts";
 import { threadId } from "../ffi/interrupt.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
-import type { Log } from "./log.ts";
+import { Flight } from "./flight.ts";
+import { type About, type Log, logAbout } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
+import { AWAY, loopMeter, STARTED_MS, THREAD } from "./meter.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
+import { Requests } from "./requests.ts";
 import { Spare } from "./spare.ts";
 import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
@@ -26,7 +30,8 @@ const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regio
 
 /** A log whose lines the control plane writes. */
 function logTo(scope: LoopScope, debug: boolean): Log {
-  const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) =>
+    scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
   return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
 }
 
@@ -78,9 +83,18 @@ class Member {
     const { index, controlFd, bellFds, loops, locks, pollMaxUs, placement, ringFlags } = init;
     placeThread(placement);
     countLocksIn(locks, index);
-    const log = logTo(scope, init.debug);
+    const log = logAbout(logTo(scope, init.debug), { loop: index });
     const cpus = (placement.workers ?? allowedCpus()).length;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
+    const meter = loopMeter(init.meter);
+    meter[STARTED_MS] = nowMs();
+    meter[THREAD] = threadId();
+    calls.counts = meter;
+    calls.countAt = AWAY;
+    const flight = new Flight(init.flight);
+    // What a loop left that ended.
+    flight.since.fill(0);
+    flight.waits.fill(0);
     const grace = new Grace(init.grace, index, loops);
     this.loop = new Loop(
       index,
@@ -92,6 +106,8 @@ class Member {
       new Spare(cpus, init.load),
       log,
       ringFlags,
+      new Requests(flight),
+      meter,
     );
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);
@@ -110,7 +126,7 @@ class Member {
   #do(request: LoopRequest): number {
     if (request.op === "init" || request.op === "help") throw new Error("a thread starts once");
     if (request.op === "exit" || request.op === "ping") return 0;
-    if (request.op === "add-device") return this.#addDevice(request.device, request.config);
+    if (request.op === "add-device") return this.#addDevice(request);
     const device = this.loop.devices.get(request.device);
     if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);
     switch (request.op) {
@@ -151,8 +167,9 @@ class Member {
     if (device.queues.size > 0) throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
   }
 
-  #addDevice(id: number, config: unknown): number {
-    const device = new LoopDevice(id, new GuestMemory(noMemory));
+  #addDevice({ device: id, config, name, meters }: LoopRequest & { op: "add-device" }): number {
+    const device = new LoopDevice(id, new GuestMemory(noMemory), meters);
+    device.log = logAbout(this.loop.log, { share: name });
     device.service = this.makeService(config, this.loop, device, this.init.bellFds);
     this.loop.devices.set(id, device);
     return 0;

@@ -1,6 +1,8 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
+import type { HostAddr } from "../ffi/memory.ts";
 import type { CallsInit } from "./calls.ts";
 import type { HelperInit } from "./helper.ts";
+import type { About } from "./log.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -23,6 +25,9 @@ export interface LoopInit {
   /** What `openLoad` of spare.ts returned. */
   load: number;
   pollMaxUs: number;
+  /** Where its counts and its requests in flight are seen: see meter.ts, flight.ts. */
+  meter: HostAddr;
+  flight: HostAddr;
   placement: Placement;
   debug: boolean;
   /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
@@ -48,8 +53,8 @@ export type LoopRequest =
   | { op: "init"; init: LoopInit }
   /** Instead of "init": the thread is to be a helper. There is no answer. */
   | { op: "help"; init: HelperInit }
-  /** `config` is the service's own. */
-  | { op: "add-device"; device: number; config: unknown }
+  /** `config` is the service's own, `name` is for the log, `meters` where its queues are counted. */
+  | { op: "add-device"; device: number; config: unknown; name: string; meters: HostAddr }
   /** Every queue of the device is stopped, and its memory let go of. The loop uses nothing of the service's from then on. */
   | { op: "remove-device"; device: number }
   /** null: let go of the memory. Every queue of the device is stopped. */
@@ -73,7 +78,7 @@ export interface Numbered {
 export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
-  | { log: "error" | "warn" | "info" | "debug"; message: string }
+  | { log: "error" | "warn" | "info" | "debug"; message: string; about?: About }
   /** No helper waits for the next call. */
   | { want: "helper" }
   /** The helper can make calls. */

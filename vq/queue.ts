@@ -1,7 +1,10 @@
 /** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
 import type { Grace } from "./grace.ts";
+import type { HostAddr } from "../ffi/memory.ts";
+import { ownerOf } from "./flight.ts";
 import type { Log } from "./log.ts";
 import type { GuestMemory } from "./memory.ts";
+import { QueueMeter } from "./meter.ts";
 import type { Requests } from "./requests.ts";
 import type { SplitQueue } from "./split.ts";
 
@@ -27,7 +30,7 @@ export type MakeService = (config: unknown, host: Host, device: LoopDevice, bell
 export interface Service {
   /** Requests are about to come, after a time without any in flight. */
   begin(): void;
-  /** Serves the request of a slot. Returns the bytes written, or PENDING. */
+  /** Serves the request of a slot, and sets its `Requests.kind`. Returns the bytes written, or PENDING. */
   handle(slot: number): number;
   /** The ring operation of a slot ended with `result` (>= 0, or -errno). Returns the bytes written, or PENDING. */
   complete(slot: number, result: number): number;
@@ -55,8 +58,11 @@ export class LoopDevice {
   waiting = false;
   service!: Service;
   readonly queues = new Map<number, Queue>();
+  /** The thread's log, whose lines say which device they are about. */
+  log: Log | null = null;
 
-  constructor(readonly id: number, memory: GuestMemory) {
+  /** `meters` is where the counts of its queues lie. */
+  constructor(readonly id: number, memory: GuestMemory, readonly meters?: HostAddr) {
     this.memory = memory;
   }
 }
@@ -79,6 +85,9 @@ export class Queue {
   /** How many chains were finished then, and how long one took when that was last measured, in ms. */
   owedAt = 0;
   chainMs = 0.002;
+  /** What others see of it, and as whose they see its requests. */
+  readonly meter: QueueMeter;
+  readonly owner: number;
 
   constructor(
     readonly device: LoopDevice,
@@ -90,5 +99,8 @@ export class Queue {
     public callFd: number,
     public errFd: number,
     readonly indirect: boolean,
-  ) {}
+  ) {
+    this.meter = new QueueMeter(device.meters, index);
+    this.owner = ownerOf(device.id, index);
+  }
 }

@@ -3,6 +3,8 @@ import type { CachePolicy } from "../fs/config.ts";
 import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
 import { cpuList, cpuLists } from "./cpus.ts";
+import { type HttpPlace, httpPlace } from "./http.ts";
+import { LOG_FORMATS, type LogFormat } from "./log_format.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
 export type LogLevel = typeof LOG_LEVELS[number];
@@ -24,6 +26,9 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "seccomp",
   "log-level",
   "syslog",
+  "log-format",
+  "metrics-socket",
+  "metrics-address",
   "print-capabilities",
   "version",
 ]);
@@ -70,6 +75,9 @@ export interface Flags {
   "migration-confirm-paths": boolean;
   "log-level": LogLevel | "trace";
   syslog: boolean;
+  "log-format": LogFormat;
+  "metrics-socket"?: HttpPlace;
+  "metrics-address"?: HttpPlace;
   "print-capabilities": boolean;
   version: boolean;
 }
@@ -238,6 +246,22 @@ export const flags = {
     brief: "What to say on standard error; trace is debug",
   },
   syslog: toggle("Say it to the system's logger instead"),
+  "log-format": {
+    kind: "enum",
+    values: LOG_FORMATS,
+    default: "text",
+    brief: "json: each line is an object with time, level, message, and share, queue and loop where they are known",
+  },
+  "metrics-socket": text(
+    "PATH",
+    (input: string) => httpPlace("--metrics-socket", input.startsWith("unix:") ? input : `unix:${input}`),
+    "Show what is going on on a UNIX socket, by HTTP: /metrics for Prometheus, /metrics.json for ringfsd top",
+  ),
+  "metrics-address": text(
+    "ADDRESS",
+    (input: string) => httpPlace("--metrics-address", input),
+    "The same at 127.0.0.1:PORT, which every user of this host can reach, or unix:PATH",
+  ),
   "migration-mode": {
     kind: "enum",
     values: ["find-paths", "file-handles"],

@@ -1,5 +1,6 @@
 /** The log: lines of the level asked for and above, on standard error or to the system's logger. */
-import type { Log } from "../vq/log.ts";
+import type { About, Log } from "../vq/log.ts";
+import { jsonLine, type LogFormat, textLine } from "./log_format.ts";
 import { LOG_LEVELS, type LogLevel } from "./options.ts";
 import { isJournal } from "./systemd.ts";
 import { PRIORITIES, Syslog } from "./syslog.ts";
@@ -23,14 +24,15 @@ function write(line: string): void {
  * Lines on standard error: `ringfsd: LEVEL: MESSAGE`, or where the journal reads it, `<PRIORITY>MESSAGE` (sd-daemon(3)): it knows
  * the rest.
  */
-export function standardError(): Sink {
+export function standardError(format: LogFormat = "text"): Sink {
   if (isJournal()) return (level, message) => write(`<${PRIORITIES[level]}>${message}`);
+  if (format === "json") return (_, message) => write(message);
   return (level, message) => write(level === "info" ? `ringfsd: ${message}` : `ringfsd: ${level}: ${message}`);
 }
 
 /** The system's logger; lines that it does not take go to standard error, after one that says why. */
-function systemLog(): Sink {
-  const stderr = standardError();
+function systemLog(format: LogFormat): Sink {
+  const stderr = standardError(format);
   const syslog = new Syslog("ringfsd");
   let told = false;
   return (level, message) => {
@@ -42,23 +44,21 @@ function systemLog(): Sink {
   };
 }
 
-/** A log of these levels: with `syslog` for the system's logger, otherwise on standard error. */
-export function createLog(level: LogLevel, syslog = false): Log {
-  const most = level === "off" ? -1 : LOG_LEVELS.indexOf(level);
-  const sink = syslog ? systemLog() : standardError();
-  const at = (of: Level) => {
-    if (LOG_LEVELS.indexOf(of) > most) return () => {};
-    return (message: string) => sink(of, message.replaceAll("\n", " "));
-  };
-  return { error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
+/** The daemon's log. */
+export interface DaemonLog extends Log {
+  /** Lines for readers say which share they are about: there are several. */
+  several: boolean;
 }
 
-/** A log whose lines say what they are about. */
-export function withPrefix(log: Log, prefix: string): Log {
-  return {
-    error: (message) => log.error(prefix + message),
-    warn: (message) => log.warn(prefix + message),
-    info: (message) => log.info(prefix + message),
-    debug: (message) => log.debug(prefix + message),
+/** A log of these levels: with `syslog` for the system's logger, otherwise on standard error. */
+export function createLog(level: LogLevel, syslog = false, format: LogFormat = "text"): DaemonLog {
+  const most = level === "off" ? -1 : LOG_LEVELS.indexOf(level);
+  const sink = syslog ? systemLog(format) : standardError(format);
+  const line = format === "json" ? jsonLine : textLine(() => log.several);
+  const at = (of: Level) => {
+    if (LOG_LEVELS.indexOf(of) > most) return () => {};
+    return (message: string, about: About = {}) => sink(of, line(of, message, about));
   };
+  const log: DaemonLog = { several: false, error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
+  return log;
 }

@@ -7,7 +7,9 @@ import { raiseOpenFiles, setOpenFiles } from "../ffi/limits.ts";
 import type { Log } from "../vq/log.ts";
 import type { Placement } from "../vq/placement.ts";
 import { LoopPool, type LoopThread } from "../vq/pool.ts";
-import { createLog, withPrefix } from "./log.ts";
+import { createLog, type DaemonLog } from "./log.ts";
+import { limited } from "./log_format.ts";
+import { logRequests, Monitor } from "./monitor.ts";
 import type { Options, ShareOptions } from "./options.ts";
 import { ServedShare } from "./served_share.ts";
 import { Notifier } from "./systemd.ts";
@@ -23,7 +25,7 @@ const END_MS = 4000;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
-  const log = createLog(options.logLevel, options.syslog);
+  const log = createLog(options.logLevel, options.syslog, options.logFormat);
   const notifier = new Notifier();
   for (const note of options.notes ?? []) log.info(note);
   try {
@@ -38,7 +40,7 @@ export async function serve(options: Options, spawn: () => LoopThread): Promise<
 async function serveShares(
   options: Options,
   spawn: () => LoopThread,
-  log: Log,
+  log: DaemonLog,
   notifier: Notifier,
 ): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
@@ -55,24 +57,23 @@ async function serveShares(
     pollMaxUs,
     placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
-    log,
+    // What loops say, a guest may have caused.
+    log: limited(log),
     spawn,
     onFatal: (index, reason) => {
       log.error(`loop ${index} met a fault of ringfsd's own, please report it: ${reason}`);
       ended.resolve(EXIT_FAILED);
     },
   });
-  const several = options.shares.length > 1;
+  log.several = options.shares.length > 1;
   // All directories before the first socket: what cannot be served whole does not begin.
   const shares = options.shares.map((share, id) => {
-    return new ServedShare(
-      share,
-      id,
-      options.shares.length,
-      pool,
-      several ? withPrefix(log, `share ${nameOf(share)}: `) : log,
-    );
+    return new ServedShare(share, id, options.shares.length, pool, log);
   });
+  // Those that are served now: one that has closed has no memory to look at.
+  const served = new Set(shares);
+  const monitor = options.metrics && Monitor.open(options.metrics, () => served, pool, log);
+  Deno.addSignalListener("SIGUSR1", () => logRequests(served, pool, log));
   // Whoever finds a socket there may tell the process to end.
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
@@ -82,17 +83,19 @@ async function serveShares(
   }
   const status = statusOf(options.shares);
   listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
-  for (const { options } of shares) {
+  for (const { options, log } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }
   // One loop runs when the first front end comes; a share that nobody uses costs no loop anything.
   await shares[0].prepare();
   notifier.tell("READY=1", `STATUS=${status(0)}`);
   notifier.watch(() => pool.ping());
-  serveAll(shares).then(ended.resolve);
+  serveAll(shares, (share) => served.delete(share)).then(ended.resolve);
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
+  served.clear();
+  monitor?.close();
   return code === 0 ? await closeAll(shares, log) : code;
 }
 
@@ -134,11 +137,12 @@ function listen(shares: readonly ServedShare[], onFrontEnd: (connected: boolean)
 }
 
 /** Serves all shares, each until it ends by itself or fails: the others go on. Resolves with the exit status when none is left. */
-async function serveAll(shares: readonly ServedShare[]): Promise<number> {
+async function serveAll(shares: readonly ServedShare[], onEnd: (share: ServedShare) => void): Promise<number> {
   let status = 0;
   await Promise.all(shares.map(async (share) => {
     try {
       await share.serve();
+      onEnd(share);
       await share.close();
     } catch (error) {
       share.log.error((error as Error).message);
@@ -146,11 +150,6 @@ async function serveAll(shares: readonly ServedShare[]): Promise<number> {
     }
   }));
   return status;
-}
-
-/** What a share is called in the log. */
-function nameOf({ tag, socketPath, fd }: ShareOptions): string {
-  return tag ?? socketPath ?? `on descriptor ${fd}`;
 }
 
 /** Where a loop runs. The kernel's threads for its ring do not go with it unless they are told. */

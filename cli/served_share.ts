@@ -3,17 +3,27 @@ import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
 import { KEPT } from "../fs/descriptors.ts";
 import { closeShare, configSpace, helpersAtStart, openShare } from "../fs/share.ts";
+import { type ShareUse, shareUse } from "../fs/metrics.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
-import type { Log } from "../vq/log.ts";
+import { type Log, logAbout } from "../vq/log.ts";
+import type { QueueCounts } from "../vq/meter.ts";
 import type { LoopPool } from "../vq/pool.ts";
+import { limited } from "./log_format.ts";
+import type { SeenShare } from "./metrics.ts";
 import type { ShareOptions } from "./options.ts";
 
 /** The socket is its owner's, or a group's too: who connects can have any file of the share. */
 const OWNER_ONLY = 0o600;
 const WITH_GROUP = 0o660;
 
-export class ServedShare {
+export class ServedShare implements SeenShare {
+  /** What it is called in the log and in metrics. */
+  readonly name: string;
+  readonly log: Log;
+  /** A front end is connected, and how many there were so far. */
+  connected = false;
+  connections = 0;
   readonly #config: FsConfig;
   readonly #device: DeviceControl;
   #server: Server | null = null;
@@ -24,12 +34,15 @@ export class ServedShare {
    * many shares its limit of open files is for, so that no guest can take what another needs. Throws an Error that says what is wrong
    * with the directory.
    */
-  constructor(readonly options: ShareOptions, id: number, parts: number, pool: LoopPool, readonly log: Log) {
+  constructor(readonly options: ShareOptions, readonly id: number, parts: number, pool: LoopPool, log: Log) {
     const { sharedDir, tag, numRequestQueues } = options;
-    this.#config = openShare(sharedDir, options.fs, pool.count, log);
+    this.name = nameOf(options);
+    this.log = logAbout(log, { share: this.name });
+    this.#config = openShare(sharedDir, options.fs, pool.count, this.log);
     this.#config.descriptors = KEPT + Math.floor((this.#config.descriptors - KEPT) / parts);
     this.#device = new DeviceControl({
       id,
+      name: this.name,
       pool,
       // The high-priority queue and the request queues.
       queueCount: 1 + numRequestQueues,
@@ -48,14 +61,34 @@ export class ServedShare {
     this.#server = new Server({
       reactor,
       device: this.#device,
-      log: this.log,
+      log: limited(this.log),
       ...(socketPath === undefined ? {} : { socketPath }),
       ...(fd === undefined ? {} : { fd }),
       mode: socketGroup === undefined ? OWNER_ONLY : WITH_GROUP,
       ...(socketGroup === undefined ? {} : { group: socketGroup }),
       exitOnDisconnect,
-      onFrontEnd,
+      onFrontEnd: (connected) => {
+        this.connected = connected;
+        if (connected) this.connections++;
+        onFrontEnd(connected);
+      },
     });
+  }
+
+  get dir(): string {
+    return this.options.sharedDir;
+  }
+
+  get socket(): string {
+    return this.options.socketPath ?? "";
+  }
+
+  get counts(): QueueCounts[] {
+    return this.#device.counts;
+  }
+
+  get use(): ShareUse {
+    return shareUse(this.#config);
   }
 
   /** Has a loop run and know the device, so that the first front end does not wait for that. */
@@ -78,4 +111,9 @@ export class ServedShare {
     await this.#device.close();
     closeShare(this.#config);
   }
+}
+
+/** What a share is called. */
+export function nameOf({ tag, socketPath, fd }: ShareOptions): string {
+  return tag ?? socketPath ?? `on descriptor ${fd}`;
 }

@@ -24,6 +24,11 @@ const FOR_DIRECTORIES = 0.25;
 const WARN_AT = 0.9;
 const CALM_AT = 0.8;
 
+/** Descriptors that a share's guest may hold. */
+export function descriptorsFor({ descriptors, loops }: FsConfig): number {
+  return Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
+}
+
 export class Descriptors {
   /** Descriptors for the guest. */
   readonly most: number;
@@ -41,10 +46,10 @@ export class Descriptors {
     readonly mounts: MountTable,
     readonly log: Log,
   ) {
-    const { descriptors, loops, fileHandles } = config;
+    const { descriptors, fileHandles } = config;
     this.#limit = descriptors;
     this.#handles = fileHandles !== "never";
-    this.most = Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
+    this.most = descriptorsFor(config);
     this.budget = fileHandles === "mandatory" ? 0 : this.#handles ? Math.min(this.most >> 1, NODES_MAX) : this.most;
   }
 

@@ -378,11 +378,11 @@ export class Loop {
     }
     device.taking = false;
     if (device.inFlight === 0) device.service.end();
+    if (k > 0) queue.meter.batch(k);
     if (k < n) {
       if (this.#doneCount > 0) this.#countDone(queue);
       this.#call(queue);
     } else this.#show(queue);
-    if (k > 0) queue.meter.batch(k);
     return k;
   }
 

@@ -214,8 +214,8 @@ export function readQueueMeters(addr: HostAddr, count: number): QueueCounts[] {
     const head = queue * QUEUE_WORDS;
     const batches = [...w.subarray(head + BATCHES, head + BATCHES + BATCH_SIZES.length)];
     const kinds: KindCounts[] = [];
-    // A queue that took nothing has touched no memory, and this does not either.
-    const some = w[head + CHAINS] > 0;
+    // A queue that never ran has touched no memory, and this does not either.
+    const some = w[head + SERVED] > 0 || w[head + CHAINS] > 0;
     for (let kind = 0; some && kind < KINDS; kind++) {
       const at = head + QUEUE_HEAD + kind * KIND_WORDS;
       const buckets = [...w.subarray(at + TOOK, at + TOOK + BUCKETS)];

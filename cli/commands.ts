@@ -4,6 +4,7 @@
  */
 import type { LoopThread } from "../vq/pool.ts";
 import { readWords, type Usage } from "./parser.ts";
+import { top } from "./top.ts";
 
 /** What a command has to do with. */
 export interface Io {
@@ -15,7 +16,8 @@ export interface Io {
   spawn: () => LoopThread;
 }
 
-export interface Command<Given = unknown> extends Usage {
+// deno-lint-ignore no-explicit-any -- each has options of its own; the table of all does not know them
+export interface Command<Given = any> extends Usage {
   /** Resolves with the exit status. Rejects with an Error that says in one line what went wrong and what to do. */
   run(given: Given, words: readonly string[], io: Io): Promise<number>;
 }
@@ -24,7 +26,9 @@ const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
 
 /** All commands by their names. */
-export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([]);
+export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
+  ["top", top],
+]);
 
 /** Runs a command. Resolves with the exit status. */
 export async function runCommand(command: Command, args: readonly string[], io: Io): Promise<number> {

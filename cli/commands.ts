@@ -5,6 +5,7 @@
 import type { LoopThread } from "../vq/pool.ts";
 import { ctl } from "./ctl.ts";
 import { readWords, type Usage } from "./parser.ts";
+import { top } from "./top.ts";
 
 /** What a command has to do with. */
 export interface Io {
@@ -16,7 +17,8 @@ export interface Io {
   spawn: () => LoopThread;
 }
 
-export interface Command<Given = unknown> extends Usage {
+// deno-lint-ignore no-explicit-any -- each has options of its own; the table of all does not know them
+export interface Command<Given = any> extends Usage {
   /** Resolves with the exit status. Rejects with an Error that says in one line what went wrong and what to do. */
   run(given: Given, words: readonly string[], io: Io): Promise<number>;
 }
@@ -27,6 +29,7 @@ const EXIT_USAGE = 2;
 /** All commands by their names. */
 export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
   ["ctl", ctl as Command],
+  ["top", top],
 ]);
 
 /** Runs a command. Resolves with the exit status. */

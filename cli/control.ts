@@ -4,7 +4,7 @@
  */
 import type { LoopPool } from "../vq/pool.ts";
 import type { Limit } from "../vq/limiter.ts";
-import type { ServiceLog } from "./log.ts";
+import type { DaemonLog } from "./log.ts";
 import {
   laterShare,
   LOG_LEVELS,
@@ -54,7 +54,7 @@ export class Control {
     options: Options,
     readonly shares: RunningShares,
     readonly pool: LoopPool,
-    readonly log: ServiceLog,
+    readonly log: DaemonLog,
   ) {
     this.#options = options;
     this.#configured = named(options.shares);

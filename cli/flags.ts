@@ -4,6 +4,8 @@ import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
 import { IOPS_MAX, MBPS_MAX } from "../vq/limiter.ts";
 import { cpuList, cpuLists } from "./cpus.ts";
+import { type HttpPlace, httpPlace } from "./http.ts";
+import { LOG_FORMATS, type LogFormat } from "./log_format.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
 export type LogLevel = typeof LOG_LEVELS[number];
@@ -28,6 +30,9 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "log-file",
   "control-socket",
   "control-group",
+  "log-format",
+  "metrics-socket",
+  "metrics-address",
   "print-capabilities",
   "version",
 ]);
@@ -79,6 +84,9 @@ export interface Flags {
   "log-file"?: string;
   "control-socket"?: string;
   "control-group"?: string;
+  "log-format": LogFormat;
+  "metrics-socket"?: HttpPlace;
+  "metrics-address"?: HttpPlace;
   "print-capabilities": boolean;
   version: boolean;
 }
@@ -258,6 +266,22 @@ export const flags = {
   },
   syslog: toggle("Say it to the system's logger instead"),
   "log-file": text("PATH", String, "Say it in a file instead, which SIGHUP opens anew"),
+  "log-format": {
+    kind: "enum",
+    values: LOG_FORMATS,
+    default: "text",
+    brief: "json: each line is an object with time, level, message, and share, queue and loop where they are known",
+  },
+  "metrics-socket": text(
+    "PATH",
+    (input: string) => httpPlace("--metrics-socket", input.startsWith("unix:") ? input : `unix:${input}`),
+    "Show what is going on on a UNIX socket, by HTTP: /metrics for Prometheus, /metrics.json for ringfsd top",
+  ),
+  "metrics-address": text(
+    "ADDRESS",
+    (input: string) => httpPlace("--metrics-address", input),
+    "The same at 127.0.0.1:PORT, which every user of this host can reach, or unix:PATH",
+  ),
   "control-socket": text("PATH", String, "Socket for ringfsd ctl, which lists, adds, removes and limits shares"),
   "control-group": text(
     "GROUP",

@@ -1,5 +1,6 @@
 /** The log: lines of the level asked for and above, on standard error or to the system's logger. */
-import type { Log } from "../vq/log.ts";
+import type { About, Log } from "../vq/log.ts";
+import { jsonLine, type LogFormat, textLine } from "./log_format.ts";
 import { LOG_LEVELS, type LogLevel } from "./options.ts";
 import { isJournal } from "./systemd.ts";
 import { PRIORITIES, Syslog } from "./syslog.ts";
@@ -7,13 +8,6 @@ import { PRIORITIES, Syslog } from "./syslog.ts";
 export type Level = Exclude<LogLevel, "off">;
 /** Takes a line that has no line end. */
 type Sink = (level: Level, message: string) => void;
-
-/** A log that can be changed while it is in use. */
-export interface ServiceLog extends Log {
-  level: LogLevel;
-  /** Opens anew where it writes to: a file that was moved away, a logger that was started anew. */
-  reopen(): void;
-}
 
 const encoder = new TextEncoder();
 
@@ -30,14 +24,15 @@ function write(line: string): void {
  * Lines on standard error: `ringfsd: LEVEL: MESSAGE`, or where the journal reads it, `<PRIORITY>MESSAGE` (sd-daemon(3)): it knows
  * the rest.
  */
-export function standardError(): Sink {
+export function standardError(format: LogFormat = "text"): Sink {
   if (isJournal()) return (level, message) => write(`<${PRIORITIES[level]}>${message}`);
+  if (format === "json") return (_, message) => write(message);
   return (level, message) => write(level === "info" ? `ringfsd: ${message}` : `ringfsd: ${level}: ${message}`);
 }
 
 /** The system's logger; lines that it does not take go to standard error, after one that says why. */
-function systemLog(): { sink: Sink; reopen: () => void } {
-  const stderr = standardError();
+function systemLog(format: LogFormat): { sink: Sink; reopen: () => void } {
+  const stderr = standardError(format);
   const syslog = new Syslog("ringfsd");
   let told = false;
   const sink: Sink = (level, message) => {
@@ -50,8 +45,8 @@ function systemLog(): { sink: Sink; reopen: () => void } {
   return { sink, reopen: () => syslog.reopen() };
 }
 
-/** Lines in a file, with the time: `2026-01-31T12:00:00.000Z LEVEL: MESSAGE`. Throws an Error where it cannot be opened. */
-function fileLog(path: string): { sink: Sink; reopen: () => void } {
+/** Lines in a file: `2026-01-31T12:00:00.000Z LEVEL: MESSAGE`, or as they are made. Throws an Error where it cannot be opened. */
+function fileLog(path: string, format: LogFormat): { sink: Sink; reopen: () => void } {
   const open = () => {
     try {
       return Deno.openSync(path, { append: true, create: true, mode: 0o640 });
@@ -61,8 +56,9 @@ function fileLog(path: string): { sink: Sink; reopen: () => void } {
   };
   let file = open();
   const sink: Sink = (level, message) => {
+    const line = format === "json" ? message : `${new Date().toISOString()} ${level}: ${message}`;
     try {
-      file.writeSync(encoder.encode(`${new Date().toISOString()} ${level}: ${message}\n`));
+      file.writeSync(encoder.encode(`${line}\n`));
     } catch {
       // The disk is full: what is served goes on.
     }
@@ -79,29 +75,37 @@ function fileLog(path: string): { sink: Sink; reopen: () => void } {
   return { sink, reopen };
 }
 
-/** A log of these levels: with `syslog` for the system's logger, or in a file, otherwise on standard error. */
-export function createLog(level: LogLevel, syslog = false, path?: string): ServiceLog {
-  const { sink, reopen } = path !== undefined
-    ? fileLog(path)
-    : syslog
-    ? systemLog()
-    : { sink: standardError(), reopen: () => {} };
-  const at = (of: Level) => {
-    const needs = LOG_LEVELS.indexOf(of);
-    return (message: string) => {
-      if (log.level !== "off" && needs <= LOG_LEVELS.indexOf(log.level)) sink(of, message.replaceAll("\n", " "));
-    };
-  };
-  const log = { level, reopen, error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
-  return log;
+/** The daemon's log, which can be changed while it is in use. */
+export interface DaemonLog extends Log {
+  level: LogLevel;
+  /** Lines for readers say which share they are about: there are several. */
+  several: boolean;
+  /** Opens anew where it writes to: a file that was moved away, a logger that was started anew. */
+  reopen(): void;
 }
 
-/** A log whose lines say what they are about. */
-export function withPrefix(log: Log, prefix: string): Log {
-  return {
-    error: (message) => log.error(prefix + message),
-    warn: (message) => log.warn(prefix + message),
-    info: (message) => log.info(prefix + message),
-    debug: (message) => log.debug(prefix + message),
+export interface LogOptions {
+  /** To the system's logger, or to a file; else to standard error. */
+  syslog?: boolean;
+  path?: string;
+  format?: LogFormat;
+}
+
+/** A log of these levels. Throws an Error where its file cannot be opened. */
+export function createLog(level: LogLevel, { syslog = false, path, format = "text" }: LogOptions = {}): DaemonLog {
+  const { sink, reopen } = path !== undefined
+    ? fileLog(path, format)
+    : syslog
+    ? systemLog(format)
+    : { sink: standardError(format), reopen: () => {} };
+  const line = format === "json" ? jsonLine : textLine(() => log.several);
+  const at = (of: Level) => {
+    const needs = LOG_LEVELS.indexOf(of);
+    return (message: string, about: About = {}) => {
+      if (log.level !== "off" && needs <= LOG_LEVELS.indexOf(log.level)) sink(of, line(of, message, about));
+    };
   };
+  const lines = { error: at("error"), warn: at("warn"), info: at("info"), debug: at("debug") };
+  const log: DaemonLog = { level, several: false, reopen, ...lines };
+  return log;
 }

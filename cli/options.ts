@@ -9,6 +9,8 @@ import { arrange, type Shape } from "./arguments.ts";
 import { impossible } from "./cpus.ts";
 import { type Flags, flags, LOG_LEVELS, type LogLevel, QUEUES_MAX } from "./flags.ts";
 import { readWords, type Usage } from "./parser.ts";
+import type { HttpPlace } from "./http.ts";
+import type { LogFormat } from "./log_format.ts";
 import { type ConfigFile, type GivenShare, readConfig, readShare, readShareObject } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
 import { version } from "./version.ts";
@@ -65,6 +67,9 @@ export interface Options {
   controlGroup?: number;
   /** Where there is a control socket or a configuration file. */
   later?: Later;
+  logFormat?: LogFormat;
+  /** Where metrics are shown, and whose group may see them on a socket besides its owner. */
+  metrics?: HttpPlace[];
   /** What to say of the options once there is a log. */
   notes?: string[];
 }
@@ -182,6 +187,7 @@ function decide(
   const notes = MIGRATION.some((name) => given[name] || several.some((share) => share.given[name]))
     ? ["--migration-… is understood, but there is no migration yet: a hypervisor refuses to migrate"]
     : [];
+  const metrics = metricsOf(given);
   const wanted = shares.map((share) => share.numRequestQueues);
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
   // Shares that are added share the loops that there are, so then as many as CPUs too: one that nobody uses is no thread.
@@ -203,6 +209,8 @@ function decide(
       ...(controlSocket === undefined && line.config === undefined
         ? {}
         : { later: { args: [...args], start, defaults: given, queues } }),
+      ...(given["log-format"] === "json" ? { logFormat: "json" as const } : {}),
+      ...(metrics.length === 0 ? {} : { metrics }),
       ...(notes.length === 0 ? {} : { notes }),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
       ...(queueAffinity === undefined ? {} : { queueAffinity }),
@@ -320,6 +328,16 @@ function assignSockets(shares: readonly Flags[], sockets: readonly PassedSocket[
     result.set(share, fd);
   }
   return result;
+}
+
+/** Where metrics are shown. A socket is the group's too that shares' sockets are. */
+function metricsOf(given: Flags): HttpPlace[] {
+  const name = given["socket-group"];
+  const group = name === undefined ? undefined : groupId(name);
+  return [given["metrics-socket"], given["metrics-address"]].flatMap((place) => {
+    if (place === undefined) return [];
+    return "path" in place && group !== undefined ? [{ ...place, group }] : [place];
+  });
 }
 
 /** What no two shares may have. */

@@ -1,9 +1,8 @@
 /** The shares of a running daemon: those of its start, and those that are added and removed later. */
 import type { Reactor } from "../ffi/reactor.ts";
 import type { Limit } from "../vq/limiter.ts";
-import type { Log } from "../vq/log.ts";
 import type { LoopPool } from "../vq/pool.ts";
-import { withPrefix } from "./log.ts";
+import type { DaemonLog } from "./log.ts";
 import { nameOf, type ShareOptions } from "./options.ts";
 import { ServedShare } from "./served_share.ts";
 import { version } from "./version.ts";
@@ -34,7 +33,7 @@ export interface ShareState {
 export interface RunningOptions {
   pool: LoopPool;
   reactor: Reactor;
-  log: Log;
+  log: DaemonLog;
   /** Shares may come when there is none. */
   lasting: boolean;
   onFrontEnd: (connected: boolean) => void;
@@ -47,7 +46,6 @@ export class RunningShares {
   readonly #shares = new Map<string, ServedShare>();
   readonly #ended = Promise.withResolvers<number>();
   #status = 0;
-  #several = false;
 
   constructor(options: RunningOptions) {
     this.#options = options;
@@ -60,6 +58,11 @@ export class RunningShares {
 
   get all(): readonly ShareOptions[] {
     return [...this.#shares.values()].map(({ options }) => options);
+  }
+
+  /** Those that are not ending: one that has closed has no memory to look at. */
+  get served(): readonly ServedShare[] {
+    return [...this.#shares.values()].filter((share) => !share.closing);
   }
 
   get states(): ShareState[] {
@@ -81,7 +84,7 @@ export class RunningShares {
 
   /** Has all these listen, or none. Throws an Error that says what is wrong with one. */
   start(list: readonly ShareOptions[]): void {
-    this.#several = this.#options.lasting || list.length > 1;
+    this.#options.log.several = this.#options.lasting || list.length > 1;
     const opened: ServedShare[] = [];
     try {
       // All directories before the first socket: what cannot be served whole does not begin.
@@ -94,7 +97,7 @@ export class RunningShares {
     }
     for (const share of opened) {
       const { sharedDir, socketPath, fd } = share.options;
-      this.#options.log.info(`${version()} shares ${sharedDir} on ${socketPath ?? `descriptor ${fd}`}`);
+      share.log.info(`${version()} shares ${sharedDir} on ${socketPath ?? `descriptor ${fd}`}`);
       this.#shares.set(nameOf(share.options), share);
     }
   }
@@ -114,7 +117,7 @@ export class RunningShares {
   add(options: ShareOptions): void {
     const name = nameOf(options);
     if (this.#shares.has(name)) throw new Error(`there is a share ${name} already`);
-    this.#several = true;
+    this.#options.log.several = true;
     const share = this.#open(options, this.#shares.size + 1);
     try {
       this.#listen(share);
@@ -171,12 +174,7 @@ export class RunningShares {
 
   #open(options: ShareOptions, parts: number): ServedShare {
     const { pool, log } = this.#options;
-    return new ServedShare(
-      options,
-      parts,
-      pool,
-      this.#several ? withPrefix(log, `share ${nameOf(options)}: `) : log,
-    );
+    return new ServedShare(options, parts, pool, log);
   }
 
   #listen(share: ServedShare): void {

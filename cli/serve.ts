@@ -10,7 +10,9 @@ import type { Placement } from "../vq/placement.ts";
 import { LoopPool, type LoopThread } from "../vq/pool.ts";
 import { Control } from "./control.ts";
 import { serveHttp } from "./http.ts";
-import { createLog, type ServiceLog } from "./log.ts";
+import { createLog, type DaemonLog } from "./log.ts";
+import { limited } from "./log_format.ts";
+import { logRequests, Monitor } from "./monitor.ts";
 import type { Options } from "./options.ts";
 import { RunningShares } from "./running_shares.ts";
 import { Notifier } from "./systemd.ts";
@@ -26,9 +28,13 @@ const END_MS = 4000;
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
   const notifier = new Notifier();
-  let log: ServiceLog;
+  let log: DaemonLog;
   try {
-    log = createLog(options.logLevel, options.syslog, options.logFile);
+    log = createLog(options.logLevel, {
+      ...(options.syslog ? { syslog: true } : {}),
+      ...(options.logFile === undefined ? {} : { path: options.logFile }),
+      ...(options.logFormat === undefined ? {} : { format: options.logFormat }),
+    });
   } catch (error) {
     createLog("error").error((error as Error).message);
     return EXIT_FAILED;
@@ -46,7 +52,7 @@ export async function serve(options: Options, spawn: () => LoopThread): Promise<
 async function serveShares(
   options: Options,
   spawn: () => LoopThread,
-  log: ServiceLog,
+  log: DaemonLog,
   notifier: Notifier,
 ): Promise<number> {
   const { loops, cpuAffinity, pollMaxUs, logLevel } = options;
@@ -63,7 +69,8 @@ async function serveShares(
     pollMaxUs,
     placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
-    log,
+    // What loops say, a guest may have caused.
+    log: limited(log),
     spawn,
     onFatal: (index, reason) => {
       log.error(`loop ${index} met a fault of ringfsd's own, please report it: ${reason}`);
@@ -91,6 +98,8 @@ async function serveShares(
     },
     onChange: tellStatus,
   });
+  const monitor = options.metrics && Monitor.open(options.metrics, () => shares.served, pool, log);
+  Deno.addSignalListener("SIGUSR1", () => logRequests(shares.served, pool, log));
   shares.start(options.shares);
   const control = new Control(options, shares, pool, log);
   const socket = options.controlSocket === undefined ? null : serveHttp(
@@ -112,8 +121,9 @@ async function serveShares(
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
-  // Its file goes at once: who is being answered is not waited for.
+  // Their files go at once: who is being answered is not waited for.
   socket?.close().catch(() => {});
+  monitor?.close();
   return code === 0 ? await closeAll(shares, log) : code;
 }
 

@@ -2,39 +2,51 @@
 import type { Reactor } from "../ffi/reactor.ts";
 import type { FsConfig } from "../fs/config.ts";
 import { closeShare, configSpace, divideDescriptors, helpersAtStart, openShare } from "../fs/share.ts";
+import { type ShareUse, shareUse } from "../fs/metrics.ts";
 import { Server } from "../vhost/server.ts";
 import { DeviceControl } from "../vq/control.ts";
 import type { Limit } from "../vq/limiter.ts";
-import type { Log } from "../vq/log.ts";
+import { type Log, logAbout } from "../vq/log.ts";
+import type { QueueCounts } from "../vq/meter.ts";
 import type { LoopPool } from "../vq/pool.ts";
-import type { ShareOptions } from "./options.ts";
+import { limited } from "./log_format.ts";
+import type { SeenShare } from "./metrics.ts";
+import { nameOf, type ShareOptions } from "./options.ts";
 
 /** The socket is its owner's, or a group's too: who connects can have any file of the share. */
 const OWNER_ONLY = 0o600;
 const WITH_GROUP = 0o660;
 
-export class ServedShare {
+export class ServedShare implements SeenShare {
+  /** What it is called in the log and in metrics. */
+  readonly name: string;
+  /** Its device's number among those that are there. */
+  readonly id: number;
+  readonly log: Log;
+  /** A front end is connected, and how many there were so far. */
+  connected = false;
+  connections = 0;
   readonly #config: FsConfig;
   readonly #device: DeviceControl;
   #server: Server | null = null;
   #closing: Promise<void> | null = null;
-  readonly #id: number;
   readonly #pool: LoopPool;
-  /** A front end is connected. */
-  connected = false;
 
   /**
    * Opens the directory; nobody can connect before `listen`. `parts` is how many shares the process's limit of open files is for, so that
    * no guest can take what another needs. Throws an Error that says what is wrong with the directory.
    */
-  constructor(readonly options: ShareOptions, parts: number, pool: LoopPool, readonly log: Log) {
+  constructor(readonly options: ShareOptions, parts: number, pool: LoopPool, log: Log) {
     const { sharedDir, tag, numRequestQueues, limit } = options;
+    this.name = nameOf(options);
+    this.log = logAbout(log, { share: this.name });
     this.#pool = pool;
-    this.#config = openShare(sharedDir, options.fs, pool.count, log);
+    this.#config = openShare(sharedDir, options.fs, pool.count, this.log);
     divideDescriptors(this.#config, parts);
-    this.#id = pool.directory.take();
+    this.id = pool.directory.take();
     this.#device = new DeviceControl({
-      id: this.#id,
+      id: this.id,
+      name: this.name,
       pool,
       // The high-priority queue and the request queues.
       queueCount: 1 + numRequestQueues,
@@ -69,7 +81,7 @@ export class ServedShare {
     this.#server = new Server({
       reactor,
       device: this.#device,
-      log: this.log,
+      log: limited(this.log),
       ...(socketPath === undefined ? {} : { socketPath }),
       ...(fd === undefined ? {} : { fd }),
       mode: socketGroup === undefined ? OWNER_ONLY : WITH_GROUP,
@@ -77,9 +89,26 @@ export class ServedShare {
       exitOnDisconnect,
       onFrontEnd: (connected) => {
         this.connected = connected;
+        if (connected) this.connections++;
         onFrontEnd(connected);
       },
     });
+  }
+
+  get dir(): string {
+    return this.options.sharedDir;
+  }
+
+  get socket(): string {
+    return this.options.socketPath ?? "";
+  }
+
+  get counts(): QueueCounts[] {
+    return this.#device.counts;
+  }
+
+  get use(): ShareUse {
+    return shareUse(this.#config);
   }
 
   /** Has a loop run and know the device, so that the first front end does not wait for that. */
@@ -109,6 +138,6 @@ export class ServedShare {
     await this.#server?.close();
     await this.#device.close();
     closeShare(this.#config);
-    this.#pool.directory.give(this.#id);
+    this.#pool.directory.give(this.id);
   }
 }

@@ -25,9 +25,13 @@ const FOR_DIRECTORIES = 0.25;
 const WARN_AT = 0.9;
 const CALM_AT = 0.8;
 
+/** Descriptors that a share's guest may hold, of so many that are the share's part. */
+export function descriptorsFor(descriptors: number, loops: number): number {
+  return Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
+}
+
 export class Descriptors {
   readonly #handles: boolean;
-  readonly #kept: number;
   #told = false;
 
   constructor(
@@ -40,13 +44,11 @@ export class Descriptors {
     readonly log: Log,
   ) {
     this.#handles = config.fileHandles !== "never";
-    this.#kept = KEPT + config.loops * KEPT_LOOP;
   }
 
   /** Descriptors for the guest. They become fewer or more as other shares come and go. */
   get most(): number {
-    const { descriptors } = this.session;
-    return Math.max(descriptors - this.#kept, descriptors >> 1);
+    return descriptorsFor(this.session.descriptors, this.config.loops);
   }
 
   /** Of these for nodes. */

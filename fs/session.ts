@@ -44,6 +44,11 @@ export function setDescriptors(addr: HostAddr, descriptors: number): void {
   new Int32Array(viewAt(addr, BUSY * 4))[DESCRIPTORS] = Math.min(descriptors, 2 ** 31 - 1);
 }
 
+/** What was set. */
+export function descriptorsOf(addr: HostAddr): number {
+  return new Int32Array(viewAt(addr, BUSY * 4))[DESCRIPTORS];
+}
+
 /** Gives it back. No loop may use the session any more. */
 export function freeSession(addr: HostAddr, loops: number): void {
   unmapAt(addr, bytes(loops));

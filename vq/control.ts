@@ -1,14 +1,18 @@
 /** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
+import { unmapAt } from "../ffi/memory.ts";
 import type { MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
 import { type Limit, LIMITER_BYTES, UNLIMITED } from "./limiter.ts";
 import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
 import type { QueueStart, SharedLimit } from "./messages.ts";
+import { allocateQueueMeters, type QueueCounts, readQueueMeters } from "./meter.ts";
 import type { LoopHandle, LoopPool } from "./pool.ts";
 import { availRingBytes, descTableBytes, layoutFault, usedRingBytes } from "./split.ts";
 
 export interface DeviceOptions {
   /** Unique among the devices of the process. */
   id: number;
+  /** What the log calls it. */
+  name?: string;
   pool: LoopPool;
   queueCount: number;
   features: bigint;
@@ -42,6 +46,9 @@ export class DeviceControl implements VirtioDevice {
   /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
   #first = -1;
   #limit: SharedLimit;
+  /** Where its queues are counted, by whichever loop serves them. */
+  readonly #meters: ReturnType<typeof allocateQueueMeters>;
+  #closed = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
@@ -49,6 +56,12 @@ export class DeviceControl implements VirtioDevice {
     this.queueCount = options.queueCount;
     this.features = options.features;
     this.config = options.config;
+    this.#meters = allocateQueueMeters(options.queueCount);
+  }
+
+  /** What was counted of each queue since the device is there: over all front ends that it had. None once it is closed. */
+  get counts(): QueueCounts[] {
+    return this.#closed ? [] : readQueueMeters(this.#meters.addr, this.queueCount);
   }
 
   /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
@@ -63,8 +76,9 @@ export class DeviceControl implements VirtioDevice {
     await Promise.all(running.map(async ([index, setup]) => setup.base = await this.stopQueue(index)));
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
-    const { id, pool, service } = this.#options;
-    pool.directory.publish(id, { serial: this.#serial, config: service, memory: this.#window.layout });
+    const { id, pool, service, name = `device ${id}` } = this.#options;
+    const record = { serial: this.#serial, config: service, memory: this.#window.layout, name };
+    pool.directory.publish(id, record);
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
   }
@@ -127,6 +141,8 @@ export class DeviceControl implements VirtioDevice {
     for (const loop of this.#loops) await loop.ask({ op: "remove-device", device: this.#options.id });
     this.#loops.clear();
     this.#options.pool.directory.publish(this.#options.id, null);
+    if (!this.#closed) unmapAt(this.#meters.addr, this.#meters.size);
+    this.#closed = true;
   }
 
   get limit(): Limit {
@@ -149,9 +165,9 @@ export class DeviceControl implements VirtioDevice {
   async #join(index: number): Promise<LoopHandle> {
     const loop = this.#loopOf(index);
     if (!this.#loops.has(loop)) {
-      const { id: device, service: config } = this.#options;
+      const { id: device, service: config, name = `device ${device}` } = this.#options;
       const limit = this.#limit;
-      await loop.ask({ op: "add-device", device, config, limit });
+      await loop.ask({ op: "add-device", device, config, name, meters: this.#meters.addr, limit });
       this.#loops.add(loop);
       // It may have been set meanwhile.
       if (limit !== this.#limit) await loop.ask({ op: "limit", device, limit: this.#limit });

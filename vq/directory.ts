@@ -25,6 +25,8 @@ export interface DeviceRecord {
   /** The service's own. */
   config: unknown;
   memory: MemoryLayout;
+  /** What the log calls it. */
+  name?: string;
 }
 
 export class Directory {

@@ -5,7 +5,7 @@ import type { HostAddr } from "../ffi/memory.ts";
 import { type CallsInit, type HelperWork, runHelper } from "./calls.ts";
 import { Directory } from "./directory.ts";
 import { Grace } from "./grace.ts";
-import type { Log } from "./log.ts";
+import { type Log, logAbout } from "./log.ts";
 import { GuestMemory } from "./memory.ts";
 import { type Host, LoopDevice, type MakeService } from "./queue.ts";
 import { Chains, Requests } from "./requests.ts";
@@ -59,6 +59,8 @@ class Helper implements Host, HelperWork {
       this.requests.copyChain(from, slot, SLOT);
       this.grace.enter();
       const written = device.service.handle(SLOT);
+      from.error[slot] = this.requests.error[SLOT];
+      this.requests.error[SLOT] = 0;
       return written < 0 ? -EIO : written;
     } catch (fault) {
       this.log.error(`a helper met a fault of ringfsd's own, please report it: ${(fault as Error).stack ?? fault}`);
@@ -81,11 +83,12 @@ class Helper implements Host, HelperWork {
     const generation = this.#directory.generation(id);
     const known = this.#known.get(id);
     if (known?.generation === generation) return known.device;
-    const { serial, config, memory } = this.#directory.read(id);
+    const { serial, config, memory, name } = this.#directory.read(id);
     const same = known?.serial === serial;
     const device = same ? known.device : new LoopDevice(id, new GuestMemory(memory));
     // What the old views pointed to may be unmapped: they are dropped, and not touched.
     device.memory = new GuestMemory(memory);
+    device.log ??= logAbout(this.log, { share: name ?? `device ${id}` });
     if (!same) device.service = this.makeService(config, this, device, this.init.bellFds);
     this.#known.set(id, { generation, serial, device });
     return device;

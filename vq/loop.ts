@@ -14,6 +14,7 @@ import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
 import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
+import { allocateLoopMeter, ASLEEP, bucketOf, loopMeter, POLLED_MS, SLEEPS, SLEPT_MS } from "./meter.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
 import { Requests, SLOTS } from "./requests.ts";
@@ -58,7 +59,6 @@ const AGAIN_MAX_US = 32_000;
 
 export class Loop {
   readonly ring: LoopRing;
-  readonly requests = new Requests();
   readonly devices = new Map<number, LoopDevice>();
   /** Written by others to make a service's `bell` be called on this loop. */
   readonly bellFd: number;
@@ -86,6 +86,14 @@ export class Loop {
   #kickless = 0;
   /** The ring, where there is no io_uring: helpers make its calls that may wait. */
   readonly #plain: PlainRing | null;
+  /** When the batch was begun, and the first of a look around the queues; 0: there was none. In ms of nowMs(). */
+  #batchMs = 0;
+  #workMs = 0;
+  /** When completions were looked at; 0: not known yet; -1: they are not. */
+  #reapMs = -1;
+  /** Kinds of the requests of a batch that are done, and not counted yet. */
+  readonly #done = new Uint8Array(BATCH);
+  #doneCount = 0;
 
   constructor(
     readonly index: number,
@@ -101,10 +109,13 @@ export class Loop {
     readonly log: Log,
     /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
     ringFlags?: readonly number[],
+    readonly requests = new Requests(),
+    /** Words of meter.ts. */
+    readonly meter = loopMeter(allocateLoopMeter()),
   ) {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
-    this.#poller = new Poller(pollMaxUs);
+    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS);
     const opened = openRing({
       entries: RING_ENTRIES,
       cqEntries: CQ_ENTRIES,
@@ -182,6 +193,7 @@ export class Loop {
     (queue as { token: number }).token = token;
     this.#byToken[token] = queue;
     queue.device.queues.set(queue.index, queue);
+    queue.meter.served(this.index);
     this.#activate(queue);
     if (queue.kickFd >= 0) this.#watchKick(queue);
     else this.#kickless++;
@@ -208,7 +220,10 @@ export class Loop {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
       if (!this.#work() && (queue.inFlight > 0 || queue.watched)) this.#sleep();
       if (performance.now() < impatient || queue.inFlight === 0) continue;
-      this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
+      this.#logOf(queue).warn(
+        `queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`,
+        { queue: queue.index },
+      );
       this.#giveUp(queue, true);
       impatient = performance.now() + STOP_PATIENCE_US / 1000;
     }
@@ -219,6 +234,7 @@ export class Loop {
     this.#byToken[queue.token] = null;
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
+    queue.meter.served(-1);
     return queue.ring.lastAvail;
   }
 
@@ -239,7 +255,7 @@ export class Loop {
         for (const queue of this.#active) this.#call(queue);
         return;
       }
-      if (worked) this.#poller.worked();
+      if (worked) this.#poller.worked(this.#workMs);
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
   }
@@ -255,6 +271,7 @@ export class Loop {
   #work(): boolean {
     const { ring } = this;
     this.grace.enter();
+    this.#workMs = 0;
     let done = this.#serve();
     do {
       // Completions may wait for us to enter the kernel (DEFER_TASKRUN), the control eventfd's too: a queue that never runs dry must
@@ -269,11 +286,28 @@ export class Loop {
 
   /** Completes a request that was PENDING without a completion of its own on the ring. */
   finish(slot: number, written: number): void {
-    const queue = this.requests.queue[slot]!;
+    const { requests } = this;
+    let now = this.#reapMs;
+    if (now <= 0) {
+      now = nowMs();
+      // One look at the clock for all completions of a batch.
+      if (this.#reapMs === 0) this.#reapMs = now;
+    }
+    const ms = now - requests.since[slot];
+    requests.queue[slot]!.meter.took(requests.kind[slot], ms, bucketOf(ms));
+    this.#finish(slot, written);
+  }
+
+  /** The same, but that its time is not counted. */
+  #finish(slot: number, written: number): void {
+    const { requests } = this;
+    const queue = requests.queue[slot]!;
     const { device } = queue;
-    if (device.limiter !== null) device.limiter.finish(queue, slot, this.requests.readableBytes[slot] + written);
-    queue.ring.push(this.requests.head[slot], written);
-    this.requests.release(slot);
+    queue.meter.moved(requests.kind[slot], requests.readableBytes[slot], written, requests.error[slot]);
+    if (device.limiter !== null) device.limiter.finish(queue, slot, requests.readableBytes[slot] + written);
+    if (requests.error[slot] !== 0) requests.error[slot] = 0;
+    queue.ring.push(requests.head[slot], written);
+    requests.release(slot);
     queue.inFlight--;
     if (!queue.active) this.#activate(queue);
     if (--device.inFlight > 0) {
@@ -343,6 +377,8 @@ export class Loop {
     let n = waiting < BATCH ? waiting : BATCH;
     if (limiter !== null) n = limiter.begin(n);
     const show = waiting > BATCH ? SHOW_MANY : SHOW;
+    const now = this.#batchMs = nowMs();
+    if (this.#workMs === 0) this.#workMs = now;
     if (device.inFlight === 0) device.service.begin();
     device.taking = true;
     let k = 0;
@@ -356,8 +392,11 @@ export class Loop {
     device.taking = false;
     if (limiter !== null) limiter.end(queue);
     if (device.inFlight === 0) device.service.end();
-    if (k < n) this.#call(queue);
-    else this.#show(queue);
+    if (k > 0) queue.meter.batch(k);
+    if (k < n) {
+      if (this.#doneCount > 0) this.#countDone(queue);
+      this.#call(queue);
+    } else this.#show(queue);
     return k;
   }
 
@@ -367,9 +406,9 @@ export class Loop {
     const { owed } = ring;
     if (owed === 0) return;
     if (this.grace.owes) this.#closeFiles();
+    const now = this.#countDone(queue);
     const left = ring.available();
     if (left < SHOW) return this.#call(queue);
-    const now = nowMs();
     if (queue.owedSince === 0) {
       queue.owedSince = now;
       queue.owedAt = owed;
@@ -378,6 +417,19 @@ export class Loop {
     }
     if (left * queue.chainMs < WAKE_MS || now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
     else ring.show();
+  }
+
+  /**
+   * Counts the time of the requests of the batch that are done: that since the batch was begun, for they are shown to the driver
+   * together. Returns the time.
+   */
+  #countDone(queue: Queue): number {
+    const now = nowMs();
+    const ms = now - this.#batchMs;
+    const bucket = bucketOf(ms);
+    for (let i = 0; i < this.#doneCount; i++) queue.meter.took(this.#done[i], ms, bucket);
+    this.#doneCount = 0;
+    return now;
   }
 
   /** Closes what the guest has given up, before it learns that it is closed. */
@@ -390,7 +442,10 @@ export class Loop {
   #call(queue: Queue): void {
     queue.owedSince = 0;
     if (this.grace.owes) this.#closeFiles();
-    if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
+    if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) {
+      queue.meter.called();
+      signal(queue.callFd);
+    }
   }
 
   /** Whether there is a slot for a request of the queue. */
@@ -404,7 +459,7 @@ export class Loop {
     if (head < 0) return -1;
     const { requests } = this;
     const { device } = queue;
-    const slot = requests.take(queue, head);
+    const slot = requests.take(queue, head, this.#batchMs);
     queue.inFlight++;
     device.inFlight++;
     let written = 0;
@@ -413,10 +468,12 @@ export class Loop {
     if (sound) {
       written = device.service.handle(slot);
     } else {
+      requests.kind[slot] = 0;
       this.#malformed(queue);
     }
     if (written === PENDING) return 0;
-    this.finish(slot, written);
+    this.#done[this.#doneCount++] = requests.kind[slot];
+    this.#finish(slot, written);
     return written + requests.readableBytes[slot];
   }
 
@@ -427,6 +484,7 @@ export class Loop {
     for (;;) {
       const n = ring.cq_ready();
       if (n === 0) return requests;
+      this.#reapMs = 0;
       for (let i = 0; i < n; i++) {
         const about = ring.cqe_data_hi(i);
         const which = ring.cqe_data_lo(i);
@@ -440,6 +498,7 @@ export class Loop {
         }
       }
       ring.cq_advance(n);
+      this.#reapMs = -1;
     }
   }
 
@@ -458,12 +517,17 @@ export class Loop {
     if (about === ABOUT_KICK) {
       // The eventfd is not read: a multishot poll completes at every write, and an eventfd counts to 2^64.
       const queue = this.#byToken[token]!;
+      queue.meter.kicked();
       this.#activate(queue);
       if (more) return;
       queue.watched = false;
       if (queue.stopping) return;
-      if (result < 0) this.log.warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`);
-      else this.#watchKick(queue);
+      if (result < 0) {
+        this.#logOf(queue).warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`, {
+          queue: queue.index,
+        });
+      }
+      if (result >= 0) this.#watchKick(queue);
       return;
     }
     if (about === ABOUT_BELL) this.#takeCalls();
@@ -498,9 +562,16 @@ export class Loop {
     if (more) return;
     if (this.grace.waiting) this.grace.settle();
     const idle = this.requests.inFlight === 0;
-    if (idle) this.#poller.sleeping();
+    const { meter } = this;
+    const from = nowMs();
+    meter[ASLEEP] = from;
+    if (idle) this.#poller.sleeping(from);
     this.#enter(1);
-    if (idle) this.#poller.woke();
+    const to = nowMs();
+    meter[ASLEEP] = 0;
+    meter[SLEPT_MS] += to - from;
+    meter[SLEEPS]++;
+    if (idle) this.#poller.woke(to);
   }
 
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
@@ -534,17 +605,28 @@ export class Loop {
     this.ring.sqe_set_data(sqe, which, about);
   }
 
+  /** The log, whose lines say whose queue it is. */
+  #logOf(queue: Queue): Log {
+    return queue.device.log ?? this.log;
+  }
+
   #malformed(queue: Queue): void {
     queue.malformed++;
+    queue.meter.malformed();
     // Powers of two: a guest cannot flood the log.
     if ((queue.malformed & (queue.malformed - 1)) === 0) {
-      this.log.warn(`queue ${queue.index}: ${queue.malformed} malformed descriptor chain(s), completed with length 0`);
+      this.#logOf(queue).warn(
+        `queue ${queue.index}: ${queue.malformed} malformed descriptor chain(s), completed with length 0`,
+        { queue: queue.index },
+      );
     }
   }
 
   #broke(queue: Queue): void {
-    this.log.error(
+    queue.meter.broke();
+    this.#logOf(queue).error(
       `queue ${queue.index}: its available ring is impossible (index or head beyond the queue); queue stopped`,
+      { queue: queue.index },
     );
     if (queue.errFd >= 0) signal(queue.errFd);
   }

@@ -1,17 +1,21 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
 import { allowedCpus } from "../ffi/affinity.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { drain } from "../ffi/eventfd.ts";
 import { threadId } from "../ffi/interrupt.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
+import { Flight } from "./flight.ts";
 import { Limiter } from "./limiter.ts";
-import type { Log } from "./log.ts";
+import { type About, type Log, logAbout } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
+import { AWAY, loopMeter, STARTED_MS, THREAD } from "./meter.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart, SharedLimit } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
+import { Requests } from "./requests.ts";
 import { Spare } from "./spare.ts";
 import { countLocksIn } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
@@ -28,13 +32,14 @@ const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regio
 /** A log whose lines the control plane writes. */
 function logTo(scope: LoopScope, wanted: SharedArrayBuffer): Log {
   const debug = new Int32Array(wanted);
-  const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) =>
+    scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
   const sayDebug = say("debug");
   return {
     error: say("error"),
     warn: say("warn"),
     info: say("info"),
-    debug: (message) => Atomics.load(debug, 0) !== 0 && sayDebug(message),
+    debug: (message, about) => Atomics.load(debug, 0) !== 0 && sayDebug(message, about),
   };
 }
 
@@ -89,9 +94,18 @@ class Member {
     const { index, controlFd, bellFds, loops, locks, pollMaxUs, placement, ringFlags } = init;
     placeThread(placement);
     countLocksIn(locks, index);
-    const log = logTo(scope, init.debug);
+    const log = logAbout(logTo(scope, init.debug), { loop: index });
     const cpus = (placement.workers ?? allowedCpus()).length;
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
+    const meter = loopMeter(init.meter);
+    meter[STARTED_MS] = nowMs();
+    meter[THREAD] = threadId();
+    calls.counts = meter;
+    calls.countAt = AWAY;
+    const flight = new Flight(init.flight);
+    // What a loop left that ended.
+    flight.since.fill(0);
+    flight.waits.fill(0);
     const grace = new Grace(init.grace, index, loops);
     this.loop = new Loop(
       index,
@@ -103,6 +117,8 @@ class Member {
       new Spare(cpus, init.load),
       log,
       ringFlags,
+      new Requests(flight),
+      meter,
     );
     placeWorkers(this.loop.ring, placement, log);
     log.debug(`loop ${index} is thread ${threadId()}`);
@@ -165,8 +181,10 @@ class Member {
     if (device.queues.size > 0) throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
   }
 
-  #addDevice({ device: id, config, limit: its }: Extract<LoopRequest, { op: "add-device" }>): number {
-    const device = new LoopDevice(id, new GuestMemory(noMemory));
+  #addDevice(request: Extract<LoopRequest, { op: "add-device" }>): number {
+    const { device: id, config, name, meters, limit: its } = request;
+    const device = new LoopDevice(id, new GuestMemory(noMemory), meters);
+    device.log = logAbout(this.loop.log, { share: name });
     device.service = this.makeService(config, this.loop, device, this.init.bellFds);
     limit(device, its);
     this.loop.devices.set(id, device);

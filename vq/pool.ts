@@ -1,11 +1,14 @@
 /** The loops of the process, as the control plane holds them: started when they are first needed, asked by messages. */
 import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
 import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
 import { Directory } from "./directory.ts";
+import { Flight, type InFlight } from "./flight.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
+import { allocateLoopMeter, type LoopCounts, loopMeter, readLoopMeter } from "./meter.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
 import type { Placement } from "./placement.ts";
 import { openLoad } from "./spare.ts";
@@ -42,6 +45,22 @@ interface Waiter {
   reject: (reason: Error) => void;
 }
 
+/** What others see of a loop. It outlives the thread. */
+export class LoopView {
+  readonly meter = allocateLoopMeter();
+  readonly flight = new Flight();
+  readonly #words = loopMeter(this.meter);
+
+  get counts(): LoopCounts {
+    return readLoopMeter(this.#words, nowMs());
+  }
+
+  /** Its requests in flight, the oldest first. */
+  get inFlight(): InFlight[] {
+    return this.flight.read(nowMs());
+  }
+}
+
 const ANYWHERE: Placement = { loop: null, workers: null };
 
 /** One loop's thread. Requests are answered in order. */
@@ -62,6 +81,7 @@ export class LoopHandle {
     calls: CallsInit,
     load: number,
     debug: SharedArrayBuffer,
+    view: LoopView,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
   ) {
@@ -73,7 +93,8 @@ export class LoopHandle {
     };
     const { count: loops, pollMaxUs, placements, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
-    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load };
+    const seen = { meter: view.meter, flight: view.flight.addr };
+    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load, ...seen };
     const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
@@ -97,7 +118,7 @@ export class LoopHandle {
   }
 
   #answered(answer: LoopAnswer): void {
-    if ("log" in answer) return this.options.log[answer.log](answer.message);
+    if ("log" in answer) return this.options.log[answer.log](answer.message, answer.about);
     if ("want" in answer) return this.wantHelper();
     if ("ready" in answer) return;
     if ("fatal" in answer) return this.#ended(answer.fatal);
@@ -120,6 +141,7 @@ export class LoopPool {
   /** What helpers know of the devices. */
   readonly directory = new Directory();
   readonly #loops: (LoopHandle | undefined)[] = [];
+  readonly #views: LoopView[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
   readonly #locks: SharedArrayBuffer;
@@ -162,6 +184,16 @@ export class LoopPool {
     return lockCounts(this.#locks);
   }
 
+  /** What is seen of each loop that was started; by its number, with holes. */
+  get views(): readonly (LoopView | undefined)[] {
+    return this.#views;
+  }
+
+  /** Helper threads that were started, and how many of them wait for something to do. */
+  get helpers(): { started: number; idle: number } {
+    return { started: this.#helpers, idle: Math.max(0, this.#idle()) };
+  }
+
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
   loop(index: number): LoopHandle {
     const at = index % this.options.count;
@@ -173,6 +205,7 @@ export class LoopPool {
       this.#calls,
       this.#load,
       this.#debug,
+      this.#views[at] ??= new LoopView(),
       this.options,
       () => {
         // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
@@ -204,7 +237,7 @@ export class LoopPool {
     this.#starting++;
     thread.onmessage = ({ data }) => {
       if ("ready" in data) this.#starting--;
-      else if ("log" in data) this.options.log[data.log](data.message);
+      else if ("log" in data) this.options.log[data.log](data.message, data.about);
     };
     thread.onerror = (event) => {
       event.preventDefault();

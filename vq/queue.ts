@@ -1,8 +1,11 @@
 /** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
 import type { Grace } from "./grace.ts";
+import type { HostAddr } from "../ffi/memory.ts";
+import { ownerOf } from "./flight.ts";
 import type { Limiter } from "./limiter.ts";
 import type { Log } from "./log.ts";
 import type { GuestMemory } from "./memory.ts";
+import { QueueMeter } from "./meter.ts";
 import type { Requests } from "./requests.ts";
 import type { SplitQueue } from "./split.ts";
 
@@ -28,7 +31,7 @@ export type MakeService = (config: unknown, host: Host, device: LoopDevice, bell
 export interface Service {
   /** Requests are about to come, after a time without any in flight. */
   begin(): void;
-  /** Serves the request of a slot. Returns the bytes written, or PENDING. */
+  /** Serves the request of a slot, and sets its `Requests.kind`. Returns the bytes written, or PENDING. */
   handle(slot: number): number;
   /** The ring operation of a slot ended with `result` (>= 0, or -errno). Returns the bytes written, or PENDING. */
   complete(slot: number, result: number): number;
@@ -58,8 +61,11 @@ export class LoopDevice {
   limiter: Limiter | null = null;
   service!: Service;
   readonly queues = new Map<number, Queue>();
+  /** The thread's log, whose lines say which device they are about. */
+  log: Log | null = null;
 
-  constructor(readonly id: number, memory: GuestMemory) {
+  /** `meters` is where the counts of its queues lie. */
+  constructor(readonly id: number, memory: GuestMemory, readonly meters?: HostAddr) {
     this.memory = memory;
   }
 }
@@ -85,6 +91,9 @@ export class Queue {
   /** With a limit: until when it waits, in ms of nowMs(), or 0; and what it has had since it last did, in ms of the limit. */
   paidAt = 0;
   turnMs = 0;
+  /** What others see of it, and as whose they see its requests. */
+  readonly meter: QueueMeter;
+  readonly owner: number;
 
   constructor(
     readonly device: LoopDevice,
@@ -98,5 +107,8 @@ export class Queue {
     readonly indirect: boolean,
     /** A limit holds up neither what wants no answer nor, for a while, what does. */
     readonly urgent = false,
-  ) {}
+  ) {
+    this.meter = new QueueMeter(device.meters, index);
+    this.owner = ownerOf(device.id, index);
+  }
 }

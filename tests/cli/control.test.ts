@@ -380,7 +380,7 @@ Deno.test("SIGHUP opens --log-file anew, and ringfsd ctl reload says what was do
   const path = `${place.path}/log`;
   await using daemon = await place.start([`--share=${place.text("a")}`, "--log-file", path]);
   const text = (name = path) => exists(name) ? Deno.readTextFileSync(name) : "";
-  assert.match(text(), /^\d{4}-\d\d-\d\dT[\d:.]+Z info: \S+ shares .*\n/);
+  assert.match(text(), /^\d{4}-\d\d-\d\dT[\d:.]+Z info: share a: \S+ shares .*\n/);
   Deno.renameSync(path, `${path}.1`);
   place.guest("a").close();
   await daemon.until(() => /disconnected/.test(text(`${path}.1`)), "the old file is written to");

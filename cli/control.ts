@@ -148,7 +148,8 @@ export class Control {
         done.notes.push(`share ${name}: ${(error as Error).message}`);
       }
     }
-    this.#options = { ...options, loops: this.#options.loops };
+    // What only the start could settle stays: the loops, what was opened for a sandbox, options that are noted until a restart.
+    this.#options = { ...this.#options, ...options, loops: this.#options.loops };
     this.#configured = wanted;
   }
 
@@ -261,6 +262,8 @@ function processNotes(before: Options, now: Options): string[] {
     ["queueAffinity", "queue-affinity"],
     ["syslog", "syslog"],
     ["logFile", "log-file"],
+    ["logFormat", "log-format"],
+    ["metrics", "metrics-socket or metrics-address"],
     ["controlSocket", "control-socket"],
     ["controlGroup", "control-group"],
   ] as const;

@@ -5,8 +5,11 @@
 import { cString, errno, errorText, libc } from "../ffi/libc.ts";
 import { removeStaleSocket, SOCKET_PATH_MAX } from "../ffi/socket.ts";
 
-/** Where to serve: a socket's path, or an address that only this host reaches. */
-export type HttpPlace = { path: string; group?: number } | { hostname: string; port: number };
+/**
+ * Where to serve: a socket's path, or an address that only this host reaches. With `fd` the socket listens already: it was made before a
+ * sandbox hid its path.
+ */
+export type HttpPlace = { path: string; group?: number; fd?: number } | { hostname: string; port: number };
 
 export type HttpHandler = (request: Request) => Response | Promise<Response>;
 
@@ -56,7 +59,62 @@ function isLoopback(hostname: string): boolean {
  * Error that says what was asked, what went wrong and what to do.
  */
 export function serveHttp(place: HttpPlace, handler: HttpHandler): HttpServer {
-  return "path" in place ? serveUnix(place.path, place.group, handler) : serveLoopback(place, handler);
+  if (!("path" in place)) return serveLoopback(place, handler);
+  return place.fd === undefined
+    ? serveUnix(place.path, place.group, handler)
+    : serveInherited(place.path, place.fd, handler);
+}
+
+/** Loaded when it is wanted, and not with this module. */
+function nodeHttp(): typeof import("node:http") {
+  type Global = { process: { getBuiltinModule(name: "node:http"): typeof import("node:http") } };
+  return (globalThis as unknown as Global).process.getBuiltinModule("node:http");
+}
+
+/** Bytes of a request's body at most. */
+const BODY_MAX = 1 << 20;
+
+/** Deno's own server takes no descriptor, that of Node's does. */
+function serveInherited(path: string, fd: number, handler: HttpHandler): HttpServer {
+  const { createServer } = nodeHttp();
+  const server = createServer(async (incoming, outgoing) => {
+    let answer: Response;
+    try {
+      const chunks: Uint8Array[] = [];
+      let bytes = 0;
+      for await (const chunk of incoming) {
+        bytes += chunk.length;
+        if (bytes > BODY_MAX) throw new Error(`a request may have ${BODY_MAX} bytes`);
+        chunks.push(chunk);
+      }
+      const method = incoming.method ?? "GET";
+      const headers = Object.entries(incoming.headers).map(([name, value]): [string, string] => [name, String(value)]);
+      answer = await handler(
+        new Request(new URL(incoming.url ?? "/", "http://localhost"), {
+          method,
+          headers,
+          ...(bytes === 0 || method === "GET" || method === "HEAD" ? {} : { body: new Blob(chunks as BlobPart[]) }),
+        }),
+      );
+    } catch (error) {
+      answer = failed(error);
+    }
+    outgoing.writeHead(answer.status, Object.fromEntries(answer.headers));
+    outgoing.end(new Uint8Array(await answer.arrayBuffer()));
+  });
+  server.listen({ fd });
+  const close = () => {
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    // Who keeps a connection open is not waited for.
+    server.closeAllConnections();
+    try {
+      removeStaleSocket(path);
+    } catch {
+      // It is out of reach, or another's by now.
+    }
+    return closed;
+  };
+  return { where: `unix:${path}`, close };
 }
 
 function serveUnix(path: string, group: number | undefined, handler: HttpHandler): HttpServer {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { httpPlace, request, serveHttp } from "../../cli/http.ts";
+import { listenUnix } from "../../ffi/socket.ts";
 import { Place } from "./started.ts";
 
 const hello = (asked: Request) => new Response(`${asked.method} ${new URL(asked.url).pathname}`);
@@ -86,4 +87,21 @@ Deno.test("httpPlace() reads paths and addresses of this host, and refuses other
   for (const text of ["9100", "127.0.0.1", "127.0.0.1:99999", "unix:", `/${"x".repeat(108)}`, ""]) {
     assert.throws(() => httpPlace("--x", text), /^Error: --x takes /, text);
   }
+});
+
+Deno.test("serveHttp() serves on a socket that listens already", async () => {
+  using place = new Place();
+  const path = `${place.path}/http`;
+  const fd = listenUnix(path, { mode: 0o600 });
+  const server = serveHttp({ path, fd }, async (asked) => {
+    if (asked.url.endsWith("/fault")) throw new Error("no such share");
+    return Response.json({ asked: `${asked.method} ${new URL(asked.url).search}`, body: await asked.text() });
+  });
+  const answer = await request(path, "POST", "/a?b", "body");
+  assert.deepEqual([answer.status, JSON.parse(answer.text)], [200, { asked: "POST ?b", body: "body" }]);
+  assert.deepEqual(JSON.parse((await request(path, "DELETE", "/a")).text), { asked: "DELETE ", body: "" });
+  assert.deepEqual(await request(path, "GET", "/fault"), { status: 500, text: "no such share\n" });
+  assert.equal((await request(path, "POST", "/", "x".repeat(2 << 20))).status, 500);
+  await server.close();
+  await assert.rejects(request(path, "GET", "/"), /nobody answers at/);
 });

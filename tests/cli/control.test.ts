@@ -188,6 +188,29 @@ Deno.test("a share is removed while its requests wait for its limit", async () =
   assert.deepEqual([...(await place.states()).keys()], ["b"]);
 });
 
+Deno.test("helpers know a share from the one whose number it has got", async () => {
+  using place = new Told();
+  await using _daemon = await place.start([]);
+  // On a file system that is neither a disk's nor in memory, requests are the helpers'.
+  const dirs = ["/sys/kernel", "/sys/bus"];
+  const names = dirs.map((dir) => new Set([...Deno.readDirSync(dir)].map(({ name }) => name)));
+  for (let round = 0; round < 3; round++) {
+    for (const [i, dir] of dirs.entries()) {
+      await place.told("POST", "shares", { tag: "a", dir, socket: `${place.path}/a.sock` });
+      {
+        using guest = place.guest("a");
+        const found = guest.client.list(ROOT).entries.map(({ name }) => name).filter((name) => !/^\.\.?$/.test(name));
+        assert.deepEqual(new Set(found), names[i]);
+        for (const name of names[i]) assert.equal(guest.client.lookup(ROOT, name).error, 0);
+        for (const name of names[1 - i]) {
+          if (!names[i].has(name)) assert.notEqual(guest.client.lookup(ROOT, name).error, 0);
+        }
+      }
+      await place.told("DELETE", "shares/a");
+    }
+  }
+});
+
 Deno.test("1,500 shares come and go, and descriptors and memory stay", async () => {
   using place = new Told();
   await using daemon = await place.start([]);

@@ -41,9 +41,14 @@ export class ServedShare implements SeenShare {
     this.name = nameOf(options);
     this.log = logAbout(log, { share: this.name });
     this.#pool = pool;
-    this.#config = openShare(sharedDir, options.fs, pool.count, this.log);
-    divideDescriptors(this.#config, parts);
     this.id = pool.directory.take();
+    try {
+      this.#config = openShare(sharedDir, options.fs, pool.count, this.log);
+    } catch (error) {
+      pool.directory.give(this.id);
+      throw error;
+    }
+    divideDescriptors(this.#config, parts);
     this.#device = new DeviceControl({
       id: this.id,
       name: this.name,

@@ -84,15 +84,8 @@ export interface DaemonLog extends Log {
   reopen(): void;
 }
 
-export interface LogOptions {
-  /** To the system's logger, or to a file; else to standard error. */
-  syslog?: boolean;
-  path?: string;
-  format?: LogFormat;
-}
-
-/** A log of these levels. Throws an Error where its file cannot be opened. */
-export function createLog(level: LogLevel, { syslog = false, path, format = "text" }: LogOptions = {}): DaemonLog {
+/** A log of these levels: in a file, with `syslog` for the system's logger, otherwise on standard error. Throws where there can be no file. */
+export function createLog(level: LogLevel, syslog = false, format: LogFormat = "text", path?: string): DaemonLog {
   const { sink, reopen } = path !== undefined
     ? fileLog(path, format)
     : syslog

@@ -30,11 +30,7 @@ export async function serve(options: Options, spawn: () => LoopThread): Promise<
   const notifier = new Notifier();
   let log: DaemonLog;
   try {
-    log = createLog(options.logLevel, {
-      ...(options.syslog ? { syslog: true } : {}),
-      ...(options.logFile === undefined ? {} : { path: options.logFile }),
-      ...(options.logFormat === undefined ? {} : { format: options.logFormat }),
-    });
+    log = createLog(options.logLevel, options.syslog, options.logFormat, options.logFile);
   } catch (error) {
     createLog("error").error((error as Error).message);
     return EXIT_FAILED;

@@ -28,10 +28,23 @@ export interface LoopScope {
 
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
+/** Lines that a thread says in a second at most: each is a message, and a guest that causes them must not fill the memory. */
+const LINES_MAX = 100;
+
 /** A log whose lines the control plane writes. */
-function logTo(scope: LoopScope, debug: boolean): Log {
-  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) =>
-    scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
+export function logTo(scope: { postMessage(message: LoopAnswer): void }, debug: boolean): Log {
+  let since = 0;
+  let lines = 0;
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) => {
+    const now = nowMs();
+    if (now - since >= 1000) {
+      const left = lines - LINES_MAX;
+      if (left > 0) scope.postMessage({ log: "warn", message: `${left} lines of this thread's log were left out` });
+      since = now;
+      lines = 0;
+    }
+    if (lines++ < LINES_MAX) scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
+  };
   return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
 }
 

@@ -257,8 +257,6 @@ export const STARTED_MS = 4;
 export const AWAY = 5;
 /** The thread, by its id. */
 export const THREAD = 6;
-/** Lines of its log that were left out. */
-export const MUTED = 7;
 const LOOP_WORDS = 16;
 
 /** Takes the memory for a loop's counts. */

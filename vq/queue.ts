@@ -85,6 +85,8 @@ export class Queue {
   /** How many chains were finished then, and how long one took when that was last measured, in ms. */
   owedAt = 0;
   chainMs = 0.002;
+  /** When chains were seen to wait that are not taken yet, in ms of nowMs(); 0: none were. */
+  seenMs = 0;
   /** What others see of it, and as whose they see its requests. */
   readonly meter: QueueMeter;
   readonly owner: number;

@@ -67,7 +67,7 @@ Deno.test("tableOf() fits the width, names every share and queue, and lets no co
     }
   }
   const lines = tableOf(rates, { ops: true });
-  assert.match(lines.join("\n"), /^SHARE, QUEUE +OPS\/S +READ\/S/m);
+  assert.match(lines.join("\n"), /^SHARE +OPS\/S +READ\/S/m);
   assert.equal(lines.filter((line) => /^ {2}queue 1 /.test(line)).length, 2);
   assert.match(lines.join("\n"), /^ {4}read +5.0 +/m);
   assert.match(lines.join("\n"), /^ {2}queue 1 .* 2 +50% +25%$/m);

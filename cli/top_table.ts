@@ -195,21 +195,20 @@ export interface TableOptions {
 /** The lines of the table. */
 export function tableOf(rates: TopRates, { ops = false, width = 100 }: TableOptions = {}): string[] {
   const figures = sum(WIDTHS);
-  const name = Math.max(
-    NAME_MIN,
-    Math.min(width - figures, Math.max(...rates.shares.map(({ share }) => share.length), 16) + 1),
-  );
+  const nameOf = (share: ShareRates) => share.share + (share.connected ? "" : " (no guest)");
+  const longest = Math.max(0, ...rates.shares.map((share) => nameOf(share).length));
+  const name = Math.max(NAME_MIN, Math.min(width - figures, longest + 1));
   const line = (what: string, columns: readonly string[]) =>
     (cut(what, name).padEnd(name) + columns.map((text, i) => text.padStart(WIDTHS[i])).join("")).slice(0, width)
       .trimEnd();
   const { version, pid, cpuShare, residentBytes, openFiles, maxFiles } = rates;
   const head = `ringfsd ${version}, process ${pid}: CPU ${percent(cpuShare)}, memory ${amount(residentBytes)}, ` +
     `files ${openFiles} of ${maxFiles}, shares ${rates.shares.length}`;
-  const lines = [head.slice(0, width), "", line("SHARE, QUEUE", HEADINGS)];
+  const lines = [head.slice(0, width), "", line("SHARE", HEADINGS)];
   for (const share of rates.shares) {
     const { queues } = share;
     lines.push(
-      line(share.share + (share.connected ? "" : " (no guest)"), [...figuresOf(share), `${share.inFlight}`, "", ""]),
+      line(nameOf(share), [...figuresOf(share), `${share.inFlight}`, "", ""]),
     );
     for (const queue of queues) {
       const label = queue.queue === 0 ? "hiprio" : `queue ${queue.queue}`;

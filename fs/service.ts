@@ -207,13 +207,13 @@ export class FsService implements Service {
     const { in32 } = requests;
     const total = requests.readableBytes[slot];
     const copied = requests.copyIn(slot, memory, total < SMALL ? total : SMALL);
-    requests.kind[slot] = 0;
     // Without a whole header there is nobody to answer.
-    if (copied < HEADER) return 0;
+    if (copied < HEADER) return requests.kind[slot] = 0;
     const len = in32[LEN];
     const opcode = in32[OPCODE];
     const op = this.#operations[opcode];
-    if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
+    requests.kind[slot] = op === undefined ? 0 : opcode;
+    if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return requests.kind[slot] = 0;
     const notes = slot * NOTES;
     this.#notes[notes] = in32[UNIQUE];
     this.#notes[notes + 1] = in32[UNIQUE + 1];
@@ -221,7 +221,6 @@ export class FsService implements Service {
     this.#notes[notes + 3] = in32[NODEID + 1];
     this.#waits[slot] = 0;
     if (op === undefined) return this.reply(slot, -ENOSYS);
-    requests.kind[slot] = opcode;
     if (len < HEADER + op.argBytes || len > total) return this.reply(slot, -EINVAL);
     if (copied < len && !op.data) {
       // Names and values behind the first bytes. What was checked above is not read again: the guest may have changed it.

@@ -86,13 +86,14 @@ export class Loop {
   #kickless = 0;
   /** The ring, where there is no io_uring: helpers make its calls that may wait. */
   readonly #plain: PlainRing | null;
-  /** When the batch was begun, and the first of a look around the queues; 0: there was none. In ms of nowMs(). */
+  /** When the batch was begun, and the first of a look around the queues; 0: there was none. In ms of nowMs(), as all of these. */
   #batchMs = 0;
   #workMs = 0;
   /** When completions were looked at; 0: not known yet; -1: they are not. */
   #reapMs = -1;
-  /** Kinds of the requests of a batch that are done, and not counted yet. */
+  /** Kinds of the requests of a batch that are done and not counted yet, and how many of each follow each other. */
   readonly #done = new Uint8Array(BATCH);
+  readonly #doneTimes = new Uint8Array(BATCH);
   #doneCount = 0;
 
   constructor(
@@ -354,8 +355,11 @@ export class Loop {
       if (waiting > 0) {
         queue.idle = 0;
         if (!this.#isHeld(queue)) taken += this.#serveQueue(queue, waiting);
-        // Its limit may keep it for longer than a call is to be put off.
-        else if (queue.owedSince !== 0) this.#call(queue);
+        else {
+          // Its limit may keep it for longer than a call is to be put off, and is no time that the loop took.
+          queue.seenMs = 0;
+          if (queue.owedSince !== 0) this.#call(queue);
+        }
       } else if (queues.length > 1 && ++queue.idle > IDLE_LOOKS && queue.inFlight === 0) {
         this.#deactivate(i);
       }
@@ -377,7 +381,9 @@ export class Loop {
     let n = waiting < BATCH ? waiting : BATCH;
     if (limiter !== null) n = limiter.begin(n);
     const show = waiting > BATCH ? SHOW_MANY : SHOW;
-    const now = this.#batchMs = nowMs();
+    // Chains that were seen to wait at the last look at the clock have waited since.
+    const now = this.#batchMs = queue.seenMs > 0 ? queue.seenMs : nowMs();
+    queue.seenMs = 0;
     if (this.#workMs === 0) this.#workMs = now;
     if (device.inFlight === 0) device.service.begin();
     device.taking = true;
@@ -396,7 +402,10 @@ export class Loop {
     if (k < n) {
       if (this.#doneCount > 0) this.#countDone(queue);
       this.#call(queue);
-    } else this.#show(queue);
+    } else {
+      queue.seenMs = 0;
+      this.#show(queue);
+    }
     return k;
   }
 
@@ -408,6 +417,7 @@ export class Loop {
     if (this.grace.owes) this.#closeFiles();
     const now = this.#countDone(queue);
     const left = ring.available();
+    queue.seenMs = left > 0 ? now : 0;
     if (left < SHOW) return this.#call(queue);
     if (queue.owedSince === 0) {
       queue.owedSince = now;
@@ -427,7 +437,7 @@ export class Loop {
     const now = nowMs();
     const ms = now - this.#batchMs;
     const bucket = bucketOf(ms);
-    for (let i = 0; i < this.#doneCount; i++) queue.meter.took(this.#done[i], ms, bucket);
+    for (let i = 0; i < this.#doneCount; i++) queue.meter.took(this.#done[i], ms, bucket, this.#doneTimes[i]);
     this.#doneCount = 0;
     return now;
   }
@@ -472,7 +482,15 @@ export class Loop {
       this.#malformed(queue);
     }
     if (written === PENDING) return 0;
-    this.#done[this.#doneCount++] = requests.kind[slot];
+    const kind = requests.kind[slot];
+    const last = this.#doneCount - 1;
+    if (last >= 0 && this.#done[last] === kind) {
+      this.#doneTimes[last]++;
+    } else {
+      this.#done[last + 1] = kind;
+      this.#doneTimes[last + 1] = 1;
+      this.#doneCount++;
+    }
     this.#finish(slot, written);
     return written + requests.readableBytes[slot];
   }

@@ -29,18 +29,26 @@ export interface LoopScope {
 
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
+/** Lines that a thread says in a second at most: each is a message, and a guest that causes them must not fill the memory. */
+const LINES_MAX = 100;
+
 /** A log whose lines the control plane writes. */
-function logTo(scope: LoopScope, wanted: SharedArrayBuffer): Log {
+export function logTo(scope: { postMessage(message: LoopAnswer): void }, wanted: SharedArrayBuffer): Log {
   const debug = new Int32Array(wanted);
-  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) =>
-    scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
-  const sayDebug = say("debug");
-  return {
-    error: say("error"),
-    warn: say("warn"),
-    info: say("info"),
-    debug: (message, about) => Atomics.load(debug, 0) !== 0 && sayDebug(message, about),
+  let since = 0;
+  let lines = 0;
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) => {
+    if (log === "debug" && Atomics.load(debug, 0) === 0) return;
+    const now = nowMs();
+    if (now - since >= 1000) {
+      const left = lines - LINES_MAX;
+      if (left > 0) scope.postMessage({ log: "warn", message: `${left} lines of this thread's log were left out` });
+      since = now;
+      lines = 0;
+    }
+    if (lines++ < LINES_MAX) scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
   };
+  return { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
 }
 
 /** Serves as a loop until an "exit" message. Resolves then. Or as a helper, if that is the first message. */

@@ -170,12 +170,12 @@ export class QueueMeter {
     if (error !== 0) w[at + FAILED + errorClass[error]]++;
   }
 
-  /** And it took so long, in milliseconds, which `bucket` is of. Once for each that is done: these are what is counted. */
-  took(kind: number, ms: number, bucket: number): void {
+  /** And it took so long, in milliseconds, which `bucket` is of; or `times` of them did. These are what is counted. */
+  took(kind: number, ms: number, bucket: number, times = 1): void {
     const w = this.#words;
     const at = QUEUE_HEAD + kind * KIND_WORDS;
-    w[at + MS] += ms;
-    w[at + TOOK + bucket]++;
+    w[at + MS] += ms * times;
+    w[at + TOOK + bucket] += times;
   }
 }
 
@@ -257,8 +257,6 @@ export const STARTED_MS = 4;
 export const AWAY = 5;
 /** The thread, by its id. */
 export const THREAD = 6;
-/** Lines of its log that were left out. */
-export const MUTED = 7;
 const LOOP_WORDS = 16;
 
 /** Takes the memory for a loop's counts. */

@@ -91,6 +91,8 @@ export class Queue {
   /** With a limit: until when it waits, in ms of nowMs(), or 0; and what it has had since it last did, in ms of the limit. */
   paidAt = 0;
   turnMs = 0;
+  /** When chains were seen to wait that are not taken yet, in ms of nowMs(); 0: none were. */
+  seenMs = 0;
   /** What others see of it, and as whose they see its requests. */
   readonly meter: QueueMeter;
   readonly owner: number;

@@ -82,7 +82,12 @@ async function serveShares(
     });
   }
   const status = statusOf(options.shares);
-  listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
+  try {
+    listen(shares, (connected) => notifier.tell(`STATUS=${status(connected ? 1 : -1)}`));
+  } catch (error) {
+    await monitor?.close();
+    throw error;
+  }
   for (const { options, log } of shares) {
     log.info(`${version()} shares ${options.sharedDir} on ${options.socketPath ?? `descriptor ${options.fd}`}`);
   }
@@ -94,9 +99,8 @@ async function serveShares(
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
-  served.clear();
-  monitor?.close();
-  return code === 0 ? await closeAll(shares, log) : code;
+  await monitor?.close();
+  return code === 0 ? await closeAll(shares, pool, log) : code;
 }
 
 /** What systemctl status shows; the result is told of each front end that comes (1) or goes (-1). */
@@ -110,10 +114,11 @@ function statusOf(shares: readonly ShareOptions[]): (change: number) => string {
 }
 
 /** Closes all shares, their requests finished, but waits for no more than a moment. Resolves with the exit status. */
-async function closeAll(shares: readonly ServedShare[], log: Log): Promise<number> {
+async function closeAll(shares: readonly ServedShare[], pool: LoopPool, log: Log): Promise<number> {
   const late = Promise.withResolvers<number>();
   const timer = setTimeout(() => {
     log.error(`ending with requests that did not finish in ${END_MS / 1000} s: the host's file system does not answer`);
+    logRequests(shares, pool, log);
     late.resolve(EXIT_FAILED);
   }, END_MS);
   const closed = Promise.all(shares.map((share) => share.close())).then(() => 0);

@@ -141,6 +141,9 @@ Show all options.
 .TP
 .BR SIGTERM ", " SIGINT
 Finish the requests in flight, for four seconds at most, and end.
+.TP
+.B SIGUSR1
+The log is told which requests are in flight, how old they are and what they wait for.
 .SH EXIT STATUS
 0 after a signal, or a disconnect that was to end it; 1 where it cannot go on; 2 where the command line is wrong. Each failure
 is one line on standard error.

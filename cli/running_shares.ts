@@ -65,6 +65,11 @@ export class RunningShares {
     return [...this.#shares.values()].filter((share) => !share.closing);
   }
 
+  /** All, those that are ending with them. */
+  get every(): readonly ServedShare[] {
+    return [...this.#shares.values()];
+  }
+
   get states(): ShareState[] {
     return [...this.#shares].map(([name, share]): ShareState => {
       const { tag, sharedDir, socketPath, fd, numRequestQueues, fs } = share.options;

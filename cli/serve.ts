@@ -9,7 +9,7 @@ import type { Log } from "../vq/log.ts";
 import type { Placement } from "../vq/placement.ts";
 import { LoopPool, type LoopThread } from "../vq/pool.ts";
 import { Control } from "./control.ts";
-import { serveHttp } from "./http.ts";
+import { type HttpServer, serveHttp } from "./http.ts";
 import { createLog, type DaemonLog } from "./log.ts";
 import { limited } from "./log_format.ts";
 import { logRequests, Monitor } from "./monitor.ts";
@@ -24,6 +24,8 @@ const HELPERS = 16;
 const OPEN_FILES = 1_000_000;
 /** Who asks for an end gets it within five seconds, whatever the requests in flight wait for. */
 const END_MS = 4000;
+/** Who is slow to read an answer of the control socket is not waited for. */
+const CLOSE_MS = 500;
 
 /** Serves as the options say. Resolves with the exit status. `spawn` starts a loop's thread. */
 export async function serve(options: Options, spawn: () => LoopThread): Promise<number> {
@@ -96,12 +98,20 @@ async function serveShares(
   });
   const monitor = options.metrics && Monitor.open(options.metrics, () => shares.served, pool, log);
   Deno.addSignalListener("SIGUSR1", () => logRequests(shares.served, pool, log));
-  shares.start(options.shares);
   const control = new Control(options, shares, pool, log);
-  const socket = options.controlSocket === undefined ? null : serveHttp(
-    { path: options.controlSocket, ...(options.controlGroup === undefined ? {} : { group: options.controlGroup }) },
-    control.handle,
-  );
+  let socket: HttpServer | null = null;
+  try {
+    shares.start(options.shares);
+    if (options.controlSocket !== undefined) {
+      const { controlSocket: path, controlGroup: group } = options;
+      socket = serveHttp({ path, ...(group === undefined ? {} : { group }) }, control.handle);
+    }
+  } catch (error) {
+    // Their sockets' files go at once.
+    shares.close().catch(() => {});
+    await monitor?.close();
+    throw error;
+  }
   if (socket !== null) log.info(`listens to ringfsd ctl on ${options.controlSocket}`);
   Deno.addSignalListener("SIGHUP", () => {
     // A terminal that is closed.
@@ -117,10 +127,9 @@ async function serveShares(
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
-  // Their files go at once: who is being answered is not waited for.
-  socket?.close().catch(() => {});
-  monitor?.close();
-  return code === 0 ? await closeAll(shares, log) : code;
+  await Promise.race([socket?.close(), new Promise((resolve) => Deno.unrefTimer(setTimeout(resolve, CLOSE_MS)))]);
+  await monitor?.close();
+  return code === 0 ? await closeAll(shares, pool, log) : code;
 }
 
 /** What systemctl status shows. */
@@ -150,10 +159,11 @@ async function reload(control: Control, log: Log, notifier: Notifier, status: ()
 }
 
 /** Closes all shares, their requests finished, but waits for no more than a moment. Resolves with the exit status. */
-async function closeAll(shares: RunningShares, log: Log): Promise<number> {
+async function closeAll(shares: RunningShares, pool: LoopPool, log: Log): Promise<number> {
   const late = Promise.withResolvers<number>();
   const timer = setTimeout(() => {
     log.error(`ending with requests that did not finish in ${END_MS / 1000} s: the host's file system does not answer`);
+    logRequests(shares.every, pool, log);
     late.resolve(EXIT_FAILED);
   }, END_MS);
   const closed = shares.close().then(() => 0);

@@ -6,7 +6,8 @@
  */
 import { inherit } from "../ffi/execute.ts";
 import { libc } from "../ffi/libc.ts";
-import { type ListenOptions, listenUnix, removeStaleSocket } from "../ffi/socket.ts";
+import { listenLoopback, type ListenOptions, listenUnix, removeStaleSocket } from "../ffi/socket.ts";
+import { openLogFile } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
 import { connectNotify } from "./systemd.ts";
 import { connectLog } from "./syslog.ts";
@@ -17,11 +18,19 @@ export interface Carried {
   notify: number;
   /** The system's logger. */
   log: number;
+  /** The file for the log, or -errno. */
+  logFile: number;
+  /** Where `ringfsd ctl` is answered; left out: its path can still be reached. */
+  control?: number;
 }
 
 /** Opens them, or takes those that were opened before the process executed itself. */
-export function openCarried({ carried, syslog = false }: Options): Carried {
-  return carried ?? { notify: connectNotify(), log: syslog ? connectLog() : -1 };
+export function openCarried({ carried, syslog = false, logFile }: Options): Carried {
+  return carried ?? {
+    notify: connectNotify(),
+    log: syslog ? connectLog() : -1,
+    logFile: logFile === undefined ? -1 : openLogFile(logFile),
+  };
 }
 
 /** The socket is its owner's, or a group's too: who connects can have any file of the share. */
@@ -30,12 +39,22 @@ const WITH_GROUP = 0o660;
 
 /** Who may connect to a share's socket. */
 export function socketAccess({ socketGroup }: ShareOptions): ListenOptions {
-  return socketGroup === undefined ? { mode: OWNER_ONLY } : { mode: WITH_GROUP, group: socketGroup };
+  return accessOf(socketGroup);
 }
 
-/** Makes the shares' sockets while their paths can be reached, and with the user's own rights. */
+function accessOf(group: number | undefined): ListenOptions {
+  return group === undefined ? { mode: OWNER_ONLY } : { mode: WITH_GROUP, group };
+}
+
+/** Makes all sockets while their paths can be reached, and with the user's own rights. */
 export function openSockets(options: Options): void {
+  const { carried, controlSocket, controlGroup, metrics } = options;
   try {
+    if (controlSocket !== undefined) carried!.control = listenUnix(controlSocket, accessOf(controlGroup));
+    for (const place of metrics ?? []) {
+      if ("path" in place) place.fd = listenUnix(place.path, accessOf(place.group));
+      else Object.assign(place, listenLoopback(place.hostname, place.port));
+    }
     for (const share of options.shares) {
       if (share.socketPath === undefined) continue;
       share.reach = { dir: share.sharedDir, fd: listenUnix(share.socketPath, socketAccess(share)) };
@@ -47,21 +66,27 @@ export function openSockets(options: Options): void {
 }
 
 /** Closes the sockets that were made, and removes their files. */
-export function removeSockets(options: Options): void {
-  for (const { socketPath, reach } of options.shares) {
-    if (reach?.fd === undefined || socketPath === undefined) continue;
-    libc.close(reach.fd);
-    try {
-      removeStaleSocket(socketPath);
-    } catch {
-      // Another is in its place by now.
-    }
+export function removeSockets({ shares, carried, controlSocket, metrics }: Options): void {
+  for (const { socketPath, reach } of shares) removeSocket(socketPath, reach?.fd);
+  removeSocket(controlSocket, carried?.control);
+  for (const place of metrics ?? []) removeSocket("path" in place ? place.path : undefined, place.fd);
+}
+
+function removeSocket(path: string | undefined, fd: number | undefined): void {
+  if (fd === undefined) return;
+  libc.close(fd);
+  if (path === undefined) return;
+  try {
+    removeStaleSocket(path);
+  } catch {
+    // Another is in its place by now.
   }
 }
 
 /** Has all descriptors stay open over an execve(2). */
-export function inheritCarried({ carried, shares }: Options): void {
+export function inheritCarried({ carried, shares, metrics }: Options): void {
   for (const fd of Object.values(carried ?? {})) if (fd >= 0) inherit(fd);
+  for (const { fd } of metrics ?? []) if (fd !== undefined) inherit(fd);
   for (const share of shares) {
     const fd = share.reach?.fd ?? share.fd;
     try {

@@ -2,9 +2,11 @@
  * What ringfsd does besides serving: `ringfsd COMMAND …`. Each command is a module of its own; one that serves or asks is found here
  * by its name alone, before the daemon's own options are read, so that these stay as virtiofsd's.
  */
-import { readWords, type Usage } from "./parser.ts";
+import { ctl } from "./ctl.ts";
 import { doctor } from "./doctor_command.ts";
+import { readWords, type Usage } from "./parser.ts";
 import { share } from "./share_command.ts";
+import { top } from "./top.ts";
 
 /** What a command has to do with. */
 export interface Io {
@@ -31,6 +33,8 @@ const EXIT_USAGE = 2;
 export const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
   ["share", share],
   ["doctor", doctor],
+  ["top", top],
+  ["ctl", ctl as Command],
 ]);
 
 /** Runs a command. Resolves with the exit status. */

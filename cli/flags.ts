@@ -3,7 +3,10 @@ import type { CachePolicy } from "../fs/config.ts";
 import { IdMap } from "../fs/idmap.ts";
 import { XattrMap } from "../fs/xattrmap.ts";
 import { CAPABILITIES } from "../ffi/capabilities.ts";
+import { IOPS_MAX, MBPS_MAX } from "../vq/limiter.ts";
 import { cpuList, cpuLists } from "./cpus.ts";
+import { type HttpPlace, httpPlace } from "./http.ts";
+import { LOG_FORMATS, type LogFormat } from "./log_format.ts";
 import { type IdRange, readRange } from "./user_namespace.ts";
 
 export const LOG_LEVELS = ["error", "warn", "info", "debug", "off"] as const;
@@ -29,6 +32,12 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "gid-map",
   "log-level",
   "syslog",
+  "log-file",
+  "control-socket",
+  "control-group",
+  "log-format",
+  "metrics-socket",
+  "metrics-address",
   "print-capabilities",
   "version",
 ]);
@@ -66,6 +75,8 @@ export interface Flags {
   "thread-pool-size": number;
   "poll-max-us": number;
   "rlimit-nofile"?: number;
+  "limit-iops"?: number;
+  "limit-mbps"?: number;
   "exit-on-disconnect": boolean;
   sandbox?: "namespace" | "chroot" | "none";
   seccomp?: "kill" | "log" | "trap" | "none";
@@ -78,6 +89,12 @@ export interface Flags {
   "migration-confirm-paths": boolean;
   "log-level": LogLevel | "trace";
   syslog: boolean;
+  "log-file"?: string;
+  "control-socket"?: string;
+  "control-group"?: string;
+  "log-format": LogFormat;
+  "metrics-socket"?: HttpPlace;
+  "metrics-address"?: HttpPlace;
   "print-capabilities": boolean;
   version: boolean;
 }
@@ -218,6 +235,16 @@ export const flags = {
     whole("num-request-queues", 1, QUEUES_MAX),
     "Request queues offered, each served by a loop of its own [default: one for each CPU]",
   ),
+  "limit-iops": text(
+    "N",
+    whole("limit-iops", 0, IOPS_MAX),
+    "Requests in a second at most, all queues together; 0: any number",
+  ),
+  "limit-mbps": text(
+    "N",
+    whole("limit-mbps", 0, MBPS_MAX),
+    "Megabytes (10^6) in a second that requests and answers move at most; 0: any number",
+  ),
   "cpu-affinity": text(
     "CPUS",
     (input: string) => cpuList("--cpu-affinity", input),
@@ -278,6 +305,29 @@ export const flags = {
     brief: "What to say on standard error; trace is debug",
   },
   syslog: toggle("Say it to the system's logger instead"),
+  "log-file": text("PATH", String, "Say it in a file instead, which SIGHUP opens anew"),
+  "log-format": {
+    kind: "enum",
+    values: LOG_FORMATS,
+    default: "text",
+    brief: "json: each line is an object with time, level, message, and share, queue and loop where they are known",
+  },
+  "metrics-socket": text(
+    "PATH",
+    (input: string) => httpPlace("--metrics-socket", input.startsWith("unix:") ? input : `unix:${input}`),
+    "Show what is going on on a UNIX socket, by HTTP: /metrics for Prometheus, /metrics.json for ringfsd top",
+  ),
+  "metrics-address": text(
+    "ADDRESS",
+    (input: string) => httpPlace("--metrics-address", input),
+    "The same at 127.0.0.1:PORT, which every user of this host can reach, or unix:PATH",
+  ),
+  "control-socket": text("PATH", String, "Socket for ringfsd ctl, which lists, adds, removes and limits shares"),
+  "control-group": text(
+    "GROUP",
+    String,
+    "Its members may use that socket too, which is as good as being ringfsd's user",
+  ),
   "migration-mode": {
     kind: "enum",
     values: ["find-paths", "file-handles"],

@@ -37,9 +37,10 @@ export const GROUPS: Groups = [
     "Queues, threads and limits",
     [
       ...["num-request-queues", "cpu-affinity", "queue-affinity", "thread-pool-size", "poll-max-us"],
-      ...["rlimit-nofile"],
+      ...["rlimit-nofile", "limit-iops", "limit-mbps"],
     ],
   ],
+  ["Watching and telling it", ["metrics-socket", "metrics-address", "control-socket", "control-group"]],
   ["Confinement", ["sandbox", "seccomp", "modcaps", "uid-map", "gid-map"]],
   ["The process", []],
 ];
@@ -47,7 +48,7 @@ export const GROUPS: Groups = [
 /** Those of the daemon's options that most people need. */
 export const COMMON: readonly string[] = [
   ...["shared-dir", "socket-path", "socket-group", "tag", "share", "config", "cache", "readonly", "xattr", "posix-acl"],
-  ...["translate-uid", "translate-gid", "num-request-queues", "sandbox", "log-level"],
+  ...["translate-uid", "translate-gid", "num-request-queues", "metrics-socket", "sandbox", "log-level"],
 ];
 
 /** A row in the form of the library that reads the command line (parser.ts). */

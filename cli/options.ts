@@ -3,6 +3,7 @@ import type { FsOptions } from "../fs/config.ts";
 import { createIds } from "../fs/idmap.ts";
 import { allowedCpus } from "../ffi/affinity.ts";
 import { groupId } from "../ffi/group.ts";
+import type { Limit } from "../vq/limiter.ts";
 import { arrange, type Shape } from "./arguments.ts";
 import type { Carried } from "./carried.ts";
 import { impossible } from "./cpus.ts";
@@ -12,7 +13,9 @@ import { COMMON, GROUPS } from "./option_table.ts";
 import { readWords, type Usage } from "./parser.ts";
 import { capabilitiesOf, type Sandbox, type SeccompAction } from "./sandbox.ts";
 import type { Named } from "./help.ts";
-import { type ConfigFile, type GivenShare, readConfig, readShare } from "./shares.ts";
+import type { HttpPlace } from "./http.ts";
+import type { LogFormat } from "./log_format.ts";
+import { type ConfigFile, type GivenShare, readConfig, readShare, readShareObject } from "./shares.ts";
 import type { PassedSocket } from "./systemd.ts";
 import type { IdRange } from "./user_namespace.ts";
 import { version } from "./version.ts";
@@ -35,10 +38,22 @@ export interface ShareOptions {
   numRequestQueues: number;
   /** It ends when its front end goes. */
   exitOnDisconnect: boolean;
+  /** What its guest may do in a second. */
+  limit?: Limit;
+}
+
+/** What it takes to read more of the same later: plain data. */
+export interface Later {
+  /** The command line, and how the process was started. */
+  args: string[];
+  start: Start;
+  /** What a share has that says nothing of it. */
+  defaults: Flags;
+  queues: number;
 }
 
 export interface Options {
-  /** One or more. */
+  /** One or more; none, where there is a control socket. */
   shares: ShareOptions[];
   /** Threads that serve queues. */
   loops: number;
@@ -53,6 +68,15 @@ export interface Options {
   logLevel: LogLevel;
   /** To the system's logger rather than standard error. */
   syslog?: boolean;
+  logFile?: string;
+  /** Where `ringfsd ctl` is answered, and the group that may use it, by its id. */
+  controlSocket?: string;
+  controlGroup?: number;
+  /** Where there is a control socket or a configuration file. */
+  later?: Later;
+  logFormat?: LogFormat;
+  /** Where metrics are shown, and whose group may see them on a socket besides its owner. */
+  metrics?: HttpPlace[];
   /** What to say of the options once there is a log. */
   notes?: string[];
   /** Left out: namespaces where they can be had, and else what can. */
@@ -153,7 +177,7 @@ export async function parseOptions(
   if ("complaint" in read) return refuse(read.complaint);
   if ("exit" in read) return { exit: read.exit === 0 ? 0 : EXIT_USAGE };
   try {
-    return decide(read.given, namesIn(words), say, start);
+    return decide(read.given, namesIn(words), say, start, args);
   } catch (error) {
     return refuse((error as Error).message);
   }
@@ -182,13 +206,19 @@ function namesIn(words: readonly string[]): Set<string> {
 
 /** What options mean that were given all together. Throws an Error with a sentence where they cannot be. */
 export function optionsFrom(given: Flags): Options {
-  const parsed = decide(given, new Set(Object.keys(given)), () => {}, {});
+  const parsed = decide(given, new Set(Object.keys(given)), () => {}, {}, []);
   if ("exit" in parsed) throw new Error("--version and --print-capabilities are for ringfsd alone");
   return parsed.options;
 }
 
 /** Throws an Error with a sentence where what was given cannot be. */
-function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => void, start: Start): Parsed {
+function decide(
+  line: Flags,
+  named: ReadonlySet<string>,
+  say: (text: string) => void,
+  start: Start,
+  args: readonly string[],
+): Parsed {
   if (line.version) {
     say(`ringfsd ${version()}\n`);
     return { exit: 0 };
@@ -212,13 +242,18 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
   const cpus = (cpuAffinity ?? allowed).length;
   const queues = Math.min(QUEUES_MAX, queueAffinity?.length ?? cpus);
   const several = [...file.shares, ...(given.share ?? []).map((text, i) => readShare(text, i + 1))];
-  const shares = sharesOf(given, several, queues, start.sockets ?? []);
+  const controlSocket = given["control-socket"];
+  const empty = controlSocket !== undefined && several.length === 0 && given["shared-dir"] === undefined;
+  const shares = empty ? [] : sharesOf(given, several, queues, start.sockets ?? []);
   const notes = MIGRATION.some((name) => given[name] || several.some((share) => share.given[name]))
     ? ["--migration-… is understood, but there is no migration yet: a hypervisor refuses to migrate"]
     : [];
+  const metrics = metricsOf(given);
   const wanted = shares.map((share) => share.numRequestQueues);
   // One for each queue of a device, and where devices have few queues each, as many as there are CPUs.
-  const loops = Math.max(...wanted, Math.min(cpus, wanted.reduce((sum, one) => sum + one, 0)));
+  // Shares that are added share the loops that there are, so then as many as CPUs too: one that nobody uses is no thread.
+  const most = controlSocket === undefined ? wanted.reduce((sum, one) => sum + one, 0) : Infinity;
+  const loops = Math.max(...wanted, Math.min(cpus, most));
   if (queueAffinity !== undefined && queueAffinity.length > loops) {
     throw new Error(`${where("queue-affinity")} has CPUs for ${queueAffinity.length} loops, and there are ${loops}`);
   }
@@ -230,6 +265,13 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       pollMaxUs: given["poll-max-us"],
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
       ...(given.syslog ? { syslog: true } : {}),
+      ...(given["log-file"] === undefined ? {} : { logFile: given["log-file"] }),
+      ...control(given),
+      ...(controlSocket === undefined && line.config === undefined
+        ? {}
+        : { later: { args: [...args], start, defaults: given, queues } }),
+      ...(given["log-format"] === "json" ? { logFormat: "json" as const } : {}),
+      ...(metrics.length === 0 ? {} : { metrics }),
       ...(notes.length === 0 ? {} : { notes }),
       ...confinement(given, several),
       ...(cpuAffinity === undefined ? {} : { cpuAffinity }),
@@ -237,6 +279,53 @@ function decide(line: Flags, named: ReadonlySet<string>, say: (text: string) => 
       ...(given["rlimit-nofile"] === undefined ? {} : { rlimitNofile: given["rlimit-nofile"] }),
     },
   };
+}
+
+/** Where the process is told what to do. */
+function control(given: Flags): Pick<Options, "controlSocket" | "controlGroup"> {
+  const { "control-socket": controlSocket, "control-group": name, "log-file": logFile } = given;
+  if (logFile !== undefined && given.syslog) throw new Error("--log-file and --syslog exclude each other");
+  if (controlSocket === undefined) {
+    if (name !== undefined) throw new Error("--control-group is for --control-socket");
+    return {};
+  }
+  const controlGroup = name === undefined ? undefined : groupId(name);
+  if (name !== undefined && controlGroup === undefined) {
+    throw new Error(`--control-group: there is no group ${name}: make it (groupadd), or give another`);
+  }
+  return { controlSocket, ...(controlGroup === undefined ? {} : { controlGroup }) };
+}
+
+/** A share that is to be served beside others: what stands behind --share, or the same as an object. Throws as `decide` does. */
+export function laterShare(
+  said: string | Record<string, unknown>,
+  { defaults, queues }: Later,
+  present: readonly ShareOptions[],
+): ShareOptions {
+  const one = typeof said === "string" ? readShare(said, 1) : readShareObject(said);
+  const below = { ...defaults };
+  for (const name of ["shared-dir", "socket-path", "fd", "tag"] as const) delete below[name];
+  const wish = overlay(below, one);
+  if (wish.fd !== undefined) throw new Error(`${one.where}: fd is for shares that are there from the start`);
+  const share = shareOf(wish, queues, one.where);
+  for (const name of namesOf(share)) {
+    if (present.some((other) => namesOf(other).includes(name))) {
+      throw new Error(`there is a share with ${name} already`);
+    }
+  }
+  return share;
+}
+
+/** Whether two shares differ in nothing but their limits, and what was opened for the one. */
+export function sameButLimit(a: ShareOptions, b: ShareOptions): boolean {
+  // They are made in one place, so their members have one order.
+  const rest = (share: ShareOptions) => JSON.stringify({ ...share, limit: undefined, reach: undefined });
+  return rest(a) === rest(b);
+}
+
+/** What a share is called. */
+export function nameOf({ tag, socketPath, fd }: ShareOptions): string {
+  return tag ?? socketPath ?? `on descriptor ${fd}`;
 }
 
 /** Where virtiofsd's ways differ, and its callers count on them: it ends with its one front end, and RUST_LOG is its log level. */
@@ -330,6 +419,16 @@ function assignSockets(shares: readonly Flags[], sockets: readonly PassedSocket[
   return result;
 }
 
+/** Where metrics are shown. A socket is the group's too that shares' sockets are. */
+function metricsOf(given: Flags): HttpPlace[] {
+  const name = given["socket-group"];
+  const group = name === undefined ? undefined : groupId(name);
+  return [given["metrics-socket"], given["metrics-address"]].flatMap((place) => {
+    if (place === undefined) return [];
+    return "path" in place && group !== undefined ? [{ ...place, group }] : [place];
+  });
+}
+
 /** What no two shares may have. */
 function namesOf({ tag, socketPath, fd }: ShareOptions): string[] {
   return [
@@ -364,6 +463,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
   const fs = fileSystem(given);
   const complaint = contradiction(fs);
   if (complaint) throw complain(complaint);
+  const limit = { iops: given["limit-iops"] ?? 0, mbps: given["limit-mbps"] ?? 0 };
   return {
     sharedDir,
     ...(socketPath === undefined ? {} : { socketPath }),
@@ -373,6 +473,7 @@ function shareOf(given: Flags, queues: number, where?: string): ShareOptions {
     fs,
     numRequestQueues: given["num-request-queues"] ?? queues,
     exitOnDisconnect: given["exit-on-disconnect"],
+    ...(limit.iops === 0 && limit.mbps === 0 ? {} : { limit }),
   };
 }
 

@@ -292,7 +292,7 @@ function finish(options: Options, rootFd: number | null, log: Log): void {
   }
   if (seccomp === "none") return;
   try {
-    installSeccomp(seccomp ?? "kill");
+    installSeccomp(seccomp ?? "kill", sandbox === "none" && options.controlSocket !== undefined);
   } catch (error) {
     const lacking = error instanceof SystemError && (error.code === EINVAL || error.code === ENOSYS);
     if (seccomp !== undefined || !lacking) {

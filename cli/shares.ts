@@ -43,6 +43,11 @@ export function readShare(text: string, number: number): GivenShare {
   return share("", entries, number);
 }
 
+/** Reads the same as an object, as it stands in a configuration file. */
+export function readShareObject(object: Record<string, unknown>): GivenShare {
+  return share("", jsonEntries("the share", object), 1);
+}
+
 /** Reads a configuration file. Throws an Error that names it, and share and key. */
 export function readConfig(path: string): ConfigFile {
   let text: string;

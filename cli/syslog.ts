@@ -48,6 +48,14 @@ export class Syslog {
     return `${this.path}: ${errorText(-this.#fd)}`;
   }
 
+  /** Connects anew, to a logger that was started anew perhaps; where that cannot be, as in a sandbox, it stays as it is. */
+  reopen(): void {
+    const fd = connectDatagram(this.path);
+    if (fd < 0) return;
+    this.close();
+    this.#fd = fd;
+  }
+
   close(): void {
     if (this.#fd >= 0) libc.close(this.#fd);
     this.#fd = -1;

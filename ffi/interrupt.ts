@@ -53,6 +53,13 @@ export function threadId(): number {
   return libc.syscall3(SYS.gettid, 0, 0, 0);
 }
 
+const SIGKILL = 9;
+
+/** Ends this process at once, as it may under seccomp too. */
+export function killSelf(): void {
+  libc.syscall3(SYS.tgkill, Deno.pid, Deno.pid, SIGKILL);
+}
+
 /** Ends the system call that a thread of this process waits in with EINTR. One that it has yet to enter is not ended. */
 export function interrupt(thread: number): void {
   libc.syscall3(SYS.tgkill, Deno.pid, thread, SIGNAL);

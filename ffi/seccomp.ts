@@ -7,7 +7,7 @@
 import { checked, libc } from "./libc.ts";
 import { EAFNOSUPPORT, ENOSYS } from "./errno.ts";
 import { addressOf } from "./memory.ts";
-import { allowed, building, conditional, NEWEST, numberOf } from "./syscalls.ts";
+import { allowed, building, conditional, listening, NEWEST, numberOf } from "./syscalls.ts";
 
 /** What happens at a call that is not on the list: the process dies; the call is made and the audit log told; SIGSYS. */
 export type SeccompAction = "kill" | "log" | "trap";
@@ -100,8 +100,8 @@ function conditions(pid: number): [number, Instruction[]][] {
   ];
 }
 
-/** The filter, as an array of struct sock_filter. `pid` is the process's own number. */
-export function seccompProgram(action: SeccompAction, pid: number): Uint8Array<ArrayBuffer> {
+/** The filter, as an array of struct sock_filter. `pid` is the process's own number; with `sockets` it may make such that listen. */
+export function seccompProgram(action: SeccompAction, pid: number, sockets = false): Uint8Array<ArrayBuffer> {
   const program = [
     step(LD, ARCH),
     step(JEQ, AUDIT_ARCH, "", "kill"),
@@ -109,7 +109,9 @@ export function seccompProgram(action: SeccompAction, pid: number): Uint8Array<A
     step(JGE, X32, "deny"),
     step(JGE, NEWEST, "nosys"),
   ];
-  const plain = Object.values(allowed).map(numberOf).filter((number) => number >= 0);
+  const plain = Object.values(sockets ? { ...allowed, ...listening } : allowed).map(numberOf).filter((number) =>
+    number >= 0
+  );
   const starts: number[] = [];
   // What is asked of arguments comes first, for a jump reaches 255 instructions.
   for (const [number, block] of conditions(pid)) {
@@ -147,12 +149,12 @@ export function seccompProgram(action: SeccompAction, pid: number): Uint8Array<A
 }
 
 /**
- * Puts the filter on all threads. The process gains no privileges from then on. Throws SystemError: EINVAL where the kernel lacks seccomp
+ * Puts the filter on all threads, which may make sockets that listen only with `sockets`. The process gains no privileges from then on. Throws SystemError: EINVAL where the kernel lacks seccomp
  * or the action, ESRCH where a thread has another filter.
  */
-export function installSeccomp(action: SeccompAction): void {
+export function installSeccomp(action: SeccompAction, sockets = false): void {
   noNewPrivileges();
-  const program = seccompProgram(action, Deno.pid);
+  const program = seccompProgram(action, Deno.pid, sockets);
   // struct sock_fprog: u16 length, pointer.
   const descriptor = new BigUint64Array([BigInt(program.length / INSTRUCTION_BYTES), BigInt(addressOf(program))]);
   const number = numberOf(building.seccomp);

@@ -178,6 +178,35 @@ function address(path: string): Uint8Array<ArrayBuffer> {
   return result;
 }
 
+const AF_INET = 2;
+const AF_INET6 = 10;
+const SO_REUSEADDR = 2;
+
+/**
+ * Listens on a TCP port of this host: `hostname` is 127.x.y.z or ::1 (ip(7), ipv6(7)). Port 0 is any. Returns the descriptor,
+ * nonblocking, and the port. Throws an Error that says what was asked and what went wrong.
+ */
+export function listenLoopback(hostname: string, port: number): { fd: number; port: number } {
+  const six = hostname.includes(":");
+  const where = new Uint8Array(six ? 28 : 16);
+  const view = new DataView(where.buffer);
+  view.setUint16(0, six ? AF_INET6 : AF_INET, true);
+  view.setUint16(2, port);
+  if (six) where[23] = 1;
+  else where.set(hostname.split(".").map(Number), 4);
+  const family = six ? AF_INET6 : AF_INET;
+  const fd = checked("socket", libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  // Connections that have just ended do not keep the port.
+  libc.setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, new Uint8Array(new Int32Array([1]).buffer), 4);
+  const length = new Uint8Array(new Int32Array([where.length]).buffer);
+  if (
+    libc.bind(fd, where, where.length) === 0 && libc.listen(fd, 16) === 0 && libc.getsockname(fd, where, length) === 0
+  ) return { fd, port: view.getUint16(2) };
+  const why = errorText(errno());
+  libc.close(fd);
+  throw new Error(`cannot listen on ${six ? `[${hostname}]` : hostname}:${port}: ${why}`);
+}
+
 export interface ListenOptions {
   /** Connections that may wait to be accepted. */
   backlog?: number;

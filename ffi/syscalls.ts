@@ -162,6 +162,12 @@ export const allowed: Readonly<Record<string, Numbers>> = {
   readlink: [89, -1],
 };
 
+/** And where shares are added while it runs, which takes --sandbox none. */
+export const listening: Readonly<Record<string, Numbers>> = {
+  bind: [49, 200],
+  listen: [50, 201],
+};
+
 /** What it may call on conditions, which are in seccomp.ts. */
 export const conditional = {
   clone: [56, 220],

@@ -76,8 +76,6 @@ export interface FsConfig {
   kind: Kind;
   /** The daemon may act as any user: it is root. */
   privileged: boolean;
-  /** RLIMIT_NOFILE as it is in force. */
-  descriptors: number;
   /** Loops of the process at most. */
   loops: number;
   /** Shared memory: session, node table, handle table, lock owners, mounts. */

@@ -10,6 +10,7 @@ import type { HandleTable } from "./handles.ts";
 import type { LockTable } from "./locks.ts";
 import type { MountTable } from "./mounts.ts";
 import type { NodeTable } from "./nodes.ts";
+import type { Session } from "./session.ts";
 
 /** For all that is not the guest's: sockets, rings, the runtime, what a request opens and closes; and for each loop. */
 export const KEPT = 128;
@@ -24,28 +25,36 @@ const FOR_DIRECTORIES = 0.25;
 const WARN_AT = 0.9;
 const CALM_AT = 0.8;
 
+/** Descriptors that a share's guest may hold, of so many that are the share's part. */
+export function descriptorsFor(descriptors: number, loops: number): number {
+  return Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
+}
+
 export class Descriptors {
-  /** Descriptors for the guest. */
-  readonly most: number;
-  /** Of these for nodes. */
-  readonly budget: number;
-  readonly #limit: number;
   readonly #handles: boolean;
   #told = false;
 
   constructor(
     readonly config: FsConfig,
+    readonly session: Session,
     readonly nodes: NodeTable,
     readonly handles: HandleTable,
     readonly locks: LockTable,
     readonly mounts: MountTable,
     readonly log: Log,
   ) {
-    const { descriptors, loops, fileHandles } = config;
-    this.#limit = descriptors;
-    this.#handles = fileHandles !== "never";
-    this.most = Math.max(descriptors - KEPT - loops * KEPT_LOOP, descriptors >> 1);
-    this.budget = fileHandles === "mandatory" ? 0 : this.#handles ? Math.min(this.most >> 1, NODES_MAX) : this.most;
+    this.#handles = config.fileHandles !== "never";
+  }
+
+  /** Descriptors for the guest. They become fewer or more as other shares come and go. */
+  get most(): number {
+    return descriptorsFor(this.session.descriptors, this.config.loops);
+  }
+
+  /** Of these for nodes. */
+  get budget(): number {
+    if (this.config.fileHandles === "mandatory") return 0;
+    return this.#handles ? Math.min(this.most >> 1, NODES_MAX) : this.most;
   }
 
   /** Descriptors that the guest holds. */
@@ -88,7 +97,7 @@ export class Descriptors {
     if (used > most * WARN_AT && this.handles.setWarned(true)) {
       const { inodeFileHandles } = this.config.options;
       this.log.warn(
-        `the guest holds ${used} of ${this.#limit} descriptors (files that it knows: ${this.nodes.holding}, open files: ` +
+        `the guest holds ${used} of ${this.session.descriptors} descriptors (files that it knows: ${this.nodes.holding}, open files: ` +
           `${this.handles.open}): raise the limit of open files, as with LimitNOFILE= or ulimit -n` +
           (inodeFileHandles === "never" ? ", or give --inode-file-handles prefer" : ""),
       );

@@ -53,6 +53,11 @@ export function freeHandles(addr: HostAddr): void {
   unmapAt(addr, BYTES);
 }
 
+/** Handles that are open now. For whoever only looks. */
+export function countHandles(addr: HostAddr): number {
+  return Atomics.load(new Int32Array(viewAt(addr, (OPEN + 1) * 4)), OPEN);
+}
+
 export class HandleTable {
   readonly #words: Int32Array<ArrayBuffer>;
   readonly #slots: Slots;

@@ -33,6 +33,11 @@ export function freeLocks(addr: HostAddr): void {
   unmapAt(addr, BYTES);
 }
 
+/** Owners that have a descriptor. For whoever only looks. */
+export function countOwners(addr: HostAddr): number {
+  return Atomics.load(new Int32Array(viewAt(addr, (COUNT + 1) * 4)), COUNT);
+}
+
 export class LockTable {
   readonly #words: Int32Array<ArrayBuffer>;
 

@@ -30,6 +30,11 @@ export function freeMounts(addr: HostAddr): void {
   unmapAt(addr, BYTES);
 }
 
+/** Mounts that have a descriptor. For whoever only looks. */
+export function countMounts(addr: HostAddr): number {
+  return Atomics.load(new Int32Array(viewAt(addr, (COUNT + 1) * 4)), COUNT);
+}
+
 export class MountTable {
   readonly #words: Int32Array<ArrayBuffer>;
   readonly #root: number;

@@ -84,6 +84,12 @@ export function freeNodes(addr: HostAddr): void {
   unmapAt(addr, BYTES);
 }
 
+/** Nodes that are known, the root not counted, and how many of them hold a descriptor. For whoever only looks. */
+export function countNodes(addr: HostAddr): { known: number; holding: number } {
+  const words = new Int32Array(viewAt(addr, BUCKETS_AT * 4));
+  return { known: Atomics.load(words, KNOWN), holding: Atomics.load(words, HOLDING) };
+}
+
 /** Lets go of what a node had that is in the table no more: its descriptor, or, where that is -1, the descriptor of its mount. */
 export type Retire = (fd: number, mount: number) => void;
 

@@ -71,7 +71,7 @@ export function init(fs: FsService, slot: number): number {
   const flags2 = extended ? in32[INIT_FLAGS2] & offered2(fs) : 0;
   const lacks = lacking(fs, flags, flags2);
   if (lacks) {
-    fs.loop.log.error(`the guest's kernel cannot do ${lacks}: its mount is refused`);
+    fs.log.error(`the guest's kernel cannot do ${lacks}: its mount is refused`);
     return -EPROTO;
   }
   // ACLs are kept by client and server together, or not at all.
@@ -80,7 +80,7 @@ export function init(fs: FsService, slot: number): number {
   return fs.whenAlone(slot, () => {
     fs.forgetAll();
     fs.session.start(Math.min(minor, wire.FUSE_KERNEL_MINOR_VERSION), flags, flags2);
-    fs.loop.log.debug(`FUSE session with a client of ${major}.${minor}, flags 0x${(flags >>> 0).toString(16)}`);
+    fs.log.debug(`FUSE session with a client of ${major}.${minor}, flags 0x${(flags >>> 0).toString(16)}`);
     return answer(fs, readahead, flags, flags2);
   });
 }

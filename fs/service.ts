@@ -5,6 +5,8 @@
 import { E2BIG, EBUSY, ECANCELED, EFAULT, EINTR, EINVAL, EIO, ENOENT, ENOSYS } from "../ffi/errno.ts";
 import { signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
+import { NOTES } from "../vq/flight.ts";
+import type { Log } from "../vq/log.ts";
 import type { Loop } from "../vq/loop.ts";
 import { type Host, type LoopDevice, PENDING, type Service } from "../vq/queue.ts";
 import { IN_BYTES, type Requests, SLOTS } from "../vq/requests.ts";
@@ -127,10 +129,11 @@ export class FsService implements Service {
   /** By opcode, what this thread does with a request: see where.ts. */
   readonly #ways: Uint8Array;
   readonly #metadata = new WriteWatch(TIMED_EVERY);
-  // Per slot: the request's unique, and what it waits for.
-  readonly #uniqueLo = new Uint32Array(SLOTS);
-  readonly #uniqueHi = new Uint32Array(SLOTS);
-  readonly #waits = new Uint8Array(SLOTS);
+  // Per slot, for all services of the thread: the request's unique and nodeid, and what it waits for.
+  readonly #notes: Uint32Array<ArrayBuffer>;
+  readonly #waits: Uint8Array<ArrayBuffer>;
+  /** The thread's, whose lines say which share they are about. */
+  readonly log: Log;
   /** Duplicates that a slot's operation works on, closed when it is done; -1: none. Two a slot. */
   readonly #copies = new Int32Array(SLOTS * 2).fill(-1);
 
@@ -153,6 +156,9 @@ export class FsService implements Service {
     this.isHelper = host.isHelper;
     this.loop = host as Loop;
     this.requests = host.requests;
+    this.#notes = host.requests.notes;
+    this.#waits = host.requests.waits;
+    this.log = device.log ?? host.log;
     this.body = host.requests.out.subarray(OUT_HEADER);
     this.ids = createIds(options.translateUid, options.translateGid);
     this.stat = new StatBuffer(this.ids);
@@ -169,7 +175,15 @@ export class FsService implements Service {
     this.handles = new HandleTable(config.handles);
     this.locks = new LockTable(config.locks);
     this.mounts = new MountTable(config.mounts, config.mount, config.mountFd);
-    this.descriptors = new Descriptors(config, this.nodes, this.handles, this.locks, this.mounts, host.log);
+    this.descriptors = new Descriptors(
+      config,
+      this.session,
+      this.nodes,
+      this.handles,
+      this.locks,
+      this.mounts,
+      this.log,
+    );
     this.proc = new ProcPath(config.procFd);
     this.files = new NodeFiles(config, this.nodes, this.mounts, this.descriptors, this.stat, this.proc, this.retire);
     this.reopener = new Reopener(this.proc, config.mountFd);
@@ -196,15 +210,15 @@ export class FsService implements Service {
     const total = requests.readableBytes[slot];
     const copied = requests.copyIn(slot, memory, total < SMALL ? total : SMALL);
     // Without a whole header there is nobody to answer; and zeros in the place of memory that is gone must not be written to a file.
-    if (copied < HEADER || memory.lost) return 0;
+    if (copied < HEADER || memory.lost) return requests.kind[slot] = 0;
     const len = in32[LEN];
     const opcode = in32[OPCODE];
     let op = this.#operations[opcode];
     // A guest that turns another request into a wait for a lock, on its way here, would have all helpers wait.
     if (this.isHelper && op?.waits === "lock" && !this.host.inLocks) op = refused;
-    if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return 0;
-    this.#uniqueLo[slot] = in32[UNIQUE];
-    this.#uniqueHi[slot] = in32[UNIQUE + 1];
+    requests.kind[slot] = op === undefined ? 0 : opcode;
+    if (requests.writableBytes[slot] < OUT_HEADER && !op?.noReply) return requests.kind[slot] = 0;
+    this.#note(slot);
     this.#waits[slot] = 0;
     if (op === undefined) return this.reply(slot, -ENOSYS);
     if (len < HEADER + op.argBytes || len > total) return this.reply(slot, -EINVAL);
@@ -246,12 +260,14 @@ export class FsService implements Service {
    */
   again(slot: number): number {
     const { requests } = this;
+    requests.kind[slot] = 0;
     if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER) return 0;
     const opcode = requests.in32[OPCODE];
     if (opcode === FUSE_INIT) return this.handle(slot);
-    if (this.#operations[opcode]?.noReply) return 0;
-    this.#uniqueLo[slot] = requests.in32[UNIQUE];
-    this.#uniqueHi[slot] = requests.in32[UNIQUE + 1];
+    const op = this.#operations[opcode];
+    if (op !== undefined) requests.kind[slot] = opcode;
+    if (op?.noReply) return 0;
+    this.#note(slot);
     return this.reply(slot, -EIO);
   }
 
@@ -289,7 +305,7 @@ export class FsService implements Service {
     // Powers of two: a guest that knows how to cause it cannot flood the log.
     if ((this.#faults & (this.#faults - 1)) === 0) {
       const reason = fault.stack ?? fault;
-      this.host.log.error(
+      this.log.error(
         `${operation} met a fault of ringfsd's own (${this.#faults} so far), please report it: ${reason}`,
       );
     }
@@ -371,9 +387,14 @@ export class FsService implements Service {
 
   #endLockWaits(): void {
     for (let slot = 0; slot < SLOTS; slot++) {
-      const waits = this.#waits[slot];
+      const waits = this.#isMine(slot) ? this.#waits[slot] : 0;
       if (waits === WAITS_LOCK || waits === WAITS_AWAY_LOCK) this.loop.cancelCall(slot);
     }
+  }
+
+  /** Whether a slot has a request of this device, and not of another that the loop serves. */
+  #isMine(slot: number): boolean {
+    return this.requests.queue[slot]?.device === this.device;
   }
 
   get #alone(): boolean {
@@ -433,11 +454,24 @@ export class FsService implements Service {
     }
     // What was noted of the slot may be the request's before.
     const { requests } = this;
-    const { in32 } = requests;
-    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER || this.#operations[in32[OPCODE]]?.noReply) return 0;
-    this.#uniqueLo[slot] = in32[UNIQUE];
-    this.#uniqueHi[slot] = in32[UNIQUE + 1];
+    requests.kind[slot] = 0;
+    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER) return 0;
+    const opcode = requests.in32[OPCODE];
+    const op = this.#operations[opcode];
+    if (op !== undefined) requests.kind[slot] = opcode;
+    if (op?.noReply) return 0;
+    this.#note(slot);
     return this.reply(slot, -EIO);
+  }
+
+  /** Keeps what the reply, INTERRUPT and those who look at requests in flight want of the header that was copied. */
+  #note(slot: number): void {
+    const { in32 } = this.requests;
+    const notes = slot * NOTES;
+    this.#notes[notes] = in32[UNIQUE];
+    this.#notes[notes + 1] = in32[UNIQUE + 1];
+    this.#notes[notes + 2] = in32[NODEID];
+    this.#notes[notes + 3] = in32[NODEID + 1];
   }
 
   /** Sends a reply: `result` bytes behind the header in the out buffer, or -errno. Returns the bytes written. */
@@ -450,11 +484,12 @@ export class FsService implements Service {
     // A reply that does not fit is the guest's fault; it learns so, and the operation was done.
     if (result > room - OUT_HEADER) result = -EIO;
     if (result > 0) len += result;
+    if (result < 0) requests.error[slot] = -result;
     out32[0] = len;
     // EFAULT: the front end has truncated the memory that data were to go to, or to come from.
     out32[1] = result >= 0 ? 0 : result === -EFAULT ? -EIO : result;
-    out32[2] = this.#uniqueLo[slot];
-    out32[3] = this.#uniqueHi[slot];
+    out32[2] = this.#notes[slot * NOTES];
+    out32[3] = this.#notes[slot * NOTES + 1];
     requests.copyOut(slot, this.device.memory, len);
     return len;
   }
@@ -464,8 +499,8 @@ export class FsService implements Service {
     const { out32 } = this.requests;
     out32[0] = OUT_HEADER + bytes;
     out32[1] = 0;
-    out32[2] = this.#uniqueLo[slot];
-    out32[3] = this.#uniqueHi[slot];
+    out32[2] = this.#notes[slot * NOTES];
+    out32[3] = this.#notes[slot * NOTES + 1];
     this.requests.copyOut(slot, this.device.memory, OUT_HEADER);
     return OUT_HEADER + bytes;
   }
@@ -473,7 +508,9 @@ export class FsService implements Service {
   /** Cancels the request of that unique, where it waits on this loop. False where it does not. */
   interrupt(lo: number, hi: number): boolean {
     for (let slot = 0; slot < SLOTS; slot++) {
-      if (this.#waits[slot] !== 0 && this.#uniqueLo[slot] === lo && this.#uniqueHi[slot] === hi) {
+      const notes = slot * NOTES;
+      if (this.#waits[slot] === 0 || this.#notes[notes] !== lo || this.#notes[notes + 1] !== hi) continue;
+      if (this.#isMine(slot)) {
         this.cancel(slot);
         return true;
       }

@@ -23,6 +23,8 @@ const WAITER = 2;
 const MINOR = 3;
 const FLAGS = 4;
 const FLAGS2 = 5;
+/** Open files that the process may have for this share: its part of the limit. */
+const DESCRIPTORS = 6;
 /** Per loop, a cache line each: whether it has requests in flight. */
 const BUSY = 16;
 const LINE = 16;
@@ -35,6 +37,16 @@ const bytes = (loops: number) => (BUSY + loops * (LINE + MAILBOX)) * 4;
 
 export function allocateSession(loops: number): HostAddr {
   return allocate(bytes(loops)).addr;
+}
+
+/** Sets how many descriptors the share may count on, at any time. */
+export function setDescriptors(addr: HostAddr, descriptors: number): void {
+  new Int32Array(viewAt(addr, BUSY * 4))[DESCRIPTORS] = Math.min(descriptors, 2 ** 31 - 1);
+}
+
+/** What was set. */
+export function descriptorsOf(addr: HostAddr): number {
+  return new Int32Array(viewAt(addr, BUSY * 4))[DESCRIPTORS];
 }
 
 /** Gives it back. No loop may use the session any more. */
@@ -81,6 +93,10 @@ export class Session {
 
   get flags2(): number {
     return this.#words[FLAGS2];
+  }
+
+  get descriptors(): number {
+    return this.#words[DESCRIPTORS];
   }
 
   /** This loop has requests in flight from now on. */

@@ -4,6 +4,7 @@ import { EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EOPNOTSUPP, EOVERFLOW, EP
 import { checked, cString, errno, errorText, libc } from "../ffi/libc.ts";
 import type { Log } from "../vq/log.ts";
 import type { FileHandles, FsConfig, FsOptions } from "./config.ts";
+import { KEPT } from "./descriptors.ts";
 import { raiseOpenFiles } from "../ffi/limits.ts";
 import { FileHandle } from "./file_handle.ts";
 import { allocateHandles, freeHandles } from "./handles.ts";
@@ -11,7 +12,7 @@ import { allocateLocks, freeLocks } from "./locks.ts";
 import { allocateMounts, freeMounts } from "./mounts.ts";
 import { FUSE_SUPER_MAGIC } from "./node_files.ts";
 import { allocateNodes, freeNodes, NodeTable } from "./nodes.ts";
-import { allocateSession, freeSession } from "./session.ts";
+import { allocateSession, freeSession, setDescriptors } from "./session.ts";
 import { StatBuffer } from "./stat.ts";
 import { fileSystemType, type Kind, KIND_LOCAL, KIND_MEMORY, kindOf } from "./where.ts";
 import { virtio_fs_config } from "./wire.ts";
@@ -23,32 +24,34 @@ export function checkDirectory(dir: string): void {
 
 /**
  * Opens a directory to be shared, and takes the memory of its tables. `loops` is how many may serve it. Throws an Error that says
- * what is wrong with the directory, or why its files cannot be known by file handle where they must.
+ * what is wrong with the directory, which it calls `shown`, or why its files cannot be known by file handle where they must.
  */
-export function openShare(dir: string, options: FsOptions, loops: number, log: Log): FsConfig {
-  const rootFd = openDirectory(dir);
+export function openShare(dir: string, options: FsOptions, loops: number, log: Log, shown = dir): FsConfig {
+  const rootFd = openDirectory(dir, shown);
   const stat = new StatBuffer();
   const failed = stat.of(rootFd);
   if (failed < 0) {
     libc.close(rootFd);
-    throw new Error(`cannot share ${dir}: ${errorText(-failed)}`);
+    throw new Error(`cannot share ${shown}: ${errorText(-failed)}`);
   }
   const missing = whatIsMissing(rootFd);
-  if (missing !== "") log.warn(`${dir}: ${missing}`);
+  if (missing !== "") log.warn(`${shown}: ${missing}`);
   if (options.xattr && !hasXattrs(rootFd)) {
     log.warn(
-      `${dir}: its file system has no extended attributes, the guest gets EOPNOTSUPP: leave --xattr out, or share another`,
+      `${shown}: its file system has no extended attributes, the guest gets EOPNOTSUPP: leave --xattr out, or share another`,
     );
   }
   const wanted = options.inodeFileHandles;
   let mountFd: number;
   try {
-    mountFd = wanted === "never" ? -1 : openMount(dir, rootFd, wanted, log);
+    mountFd = wanted === "never" ? -1 : openMount(shown, rootFd, wanted, log);
   } catch (error) {
     libc.close(rootFd);
     throw error;
   }
   const procFd = checked("open /proc/self/fd", libc.openat(-100, cString("/proc/self/fd"), O_PATH | O_CLOEXEC, 0));
+  const session = allocateSession(loops);
+  setDescriptors(session, raiseOpenFiles(0));
   const nodes = allocateNodes();
   new NodeTable(nodes).setRoot(rootFd, stat.identity, stat.type);
   return {
@@ -61,9 +64,8 @@ export function openShare(dir: string, options: FsOptions, loops: number, log: L
     options,
     kind: kindOf(rootFd),
     privileged: libc.geteuid() === 0,
-    descriptors: raiseOpenFiles(0),
     loops,
-    session: allocateSession(loops),
+    session,
     nodes,
     handles: allocateHandles(),
     locks: allocateLocks(),
@@ -85,12 +87,12 @@ const ADVICE: Record<number, string> = {
 };
 
 /** Opens a directory with O_PATH. Throws an Error that says why it cannot be shared and what to do. */
-export function openDirectory(dir: string): number {
+export function openDirectory(dir: string, shown = dir): number {
   const fd = libc.openat(-100, cString(dir), O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
   if (fd >= 0) return fd;
   const code = errno();
   const advice = ADVICE[code];
-  throw new Error(`cannot share ${dir}: ${errorText(code)}${advice ? `: ${advice}` : ""}`);
+  throw new Error(`cannot share ${shown}: ${errorText(code)}${advice ? `: ${advice}` : ""}`);
 }
 
 /** What the process cannot do with an open directory, or "". The guest meets it as errors that it cannot explain. */
@@ -103,6 +105,11 @@ export function whatIsMissing(rootFd: number): string {
   return errno() === EACCES
     ? "this user may not read it, and the guest cannot list it: give the user the right to read and search it (r-x), or start as its owner"
     : "";
+}
+
+/** Has the share count on its part of the process's limit of open files, where so many share it. At any time. */
+export function divideDescriptors({ session }: FsConfig, parts: number): void {
+  setDescriptors(session, KEPT + Math.floor((raiseOpenFiles(0) - KEPT) / parts));
 }
 
 /** Gives back what `openShare` took. No loop may use any of it any more. */

@@ -106,6 +106,13 @@ ${commands().map(manCommand).join("\n")}
 .TP
 .BR SIGTERM ", " SIGINT
 Finish the requests in flight, for four seconds at most, and end; at a second SIGINT, without waiting.
+.TP
+.B SIGHUP
+Open the log anew, and read the configuration file again: shares are added and removed, limits and the log level change. What
+cannot change while it is served is said in the log. On a terminal: end.
+.TP
+.B SIGUSR1
+The log is told which requests are in flight, how old they are and what they wait for.
 .SH EXIT STATUS
 0 after a signal, or a disconnect that was to end it; 1 where it cannot go on; 2 where the command line is wrong. Each failure
 is one line on standard error.

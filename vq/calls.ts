@@ -165,6 +165,9 @@ export function idleHelpers(init: CallsInit): () => number {
 
 /** A loop's side. */
 export class Calls {
+  /** What was handed over so far, at counts[countAt]. */
+  counts = new Float64Array(1);
+  countAt = 0;
   readonly #shared: Shared;
   readonly #loop: number;
 
@@ -206,6 +209,7 @@ export class Calls {
     const { words, longs } = this.#shared;
     const call = this.#call(slot);
     const at = this.#shared.at(call);
+    this.counts[this.countAt]++;
     longs[at / 8 + NUMBER] = BigInt(number);
     for (let i = 0; i < 6; i++) longs[at / 8 + 1 + i] = BigInt(args[i] ?? 0);
     words[at / 4 + THREAD] = 0;

@@ -1,15 +1,19 @@
 /** The control plane of one device over the loops that serve its queues. vhost/ calls it; what the service does is not known here. */
-import { type HostAddr, map, MAP_SHARED, type Mapping, PROT_READ, PROT_WRITE, unmap } from "../ffi/memory.ts";
+import { type HostAddr, map, MAP_SHARED, type Mapping, PROT_READ, PROT_WRITE, unmap, unmapAt } from "../ffi/memory.ts";
 import type { InflightArea, MemoryRegion, QueueSetup, VirtioDevice } from "./device.ts";
 import { type InflightRegion, regionBytes } from "./inflight.ts";
+import { type Limit, LIMITER_BYTES, UNLIMITED } from "./limiter.ts";
 import { fromUserAddr, type GuestWindow, mapGuestMemory, unmapGuestMemory } from "./memory.ts";
-import type { QueueStart } from "./messages.ts";
+import type { QueueStart, SharedLimit } from "./messages.ts";
+import { allocateQueueMeters, type QueueCounts, readQueueMeters } from "./meter.ts";
 import type { LoopHandle, LoopPool } from "./pool.ts";
 import { availRingBytes, descTableBytes, layoutFault, usedRingBytes } from "./split.ts";
 
 export interface DeviceOptions {
   /** Unique among the devices of the process. */
   id: number;
+  /** What the log calls it. */
+  name?: string;
   pool: LoopPool;
   queueCount: number;
   features: bigint;
@@ -20,7 +24,14 @@ export interface DeviceOptions {
   loopOf: (queue: number) => number;
   /** Helper threads that its requests will probably need, to be started beforehand. */
   helpers?: number;
+  /** Queues that a limit does not hold up, as long as little comes there that wants an answer. */
+  urgent?: (queue: number) => boolean;
+  /** What it may do in a second, all queues together. */
+  limit?: Limit;
 }
+
+/** Devices that ever were. */
+let devices = 0;
 
 export class DeviceControl implements VirtioDevice {
   readonly queueCount: number;
@@ -28,6 +39,7 @@ export class DeviceControl implements VirtioDevice {
   readonly config: Uint8Array;
   onLost: (() => void) | null = null;
   readonly #options: DeviceOptions;
+  readonly #serial = devices++;
   /** Loops that know the device. */
   readonly #loops = new Set<LoopHandle>();
   /** Queues that run, with what they were started with. */
@@ -37,13 +49,24 @@ export class DeviceControl implements VirtioDevice {
   #inflight: { mapping: Mapping; area: InflightArea } | null = null;
   /** The loop from which the device's are counted; -1: none of its queues has run since the last reset. */
   #first = -1;
+  #limit: SharedLimit;
+  /** Where its queues are counted, by whichever loop serves them. */
+  readonly #meters: ReturnType<typeof allocateQueueMeters>;
+  #closed = false;
 
   constructor(options: DeviceOptions) {
     this.#options = options;
+    this.#limit = { shared: new SharedArrayBuffer(LIMITER_BYTES), ...(options.limit ?? UNLIMITED) };
     this.queueCount = options.queueCount;
     this.features = options.features;
     this.config = options.config;
     options.pool.lost.set(options.id, () => this.onLost?.());
+    this.#meters = allocateQueueMeters(options.queueCount);
+  }
+
+  /** What was counted of each queue since the device is there: over all front ends that it had. None once it is closed. */
+  get counts(): QueueCounts[] {
+    return this.#closed ? [] : readQueueMeters(this.#meters.addr, this.queueCount);
   }
 
   /** Starts the first loop and makes the device known to it, so that the first front end does not wait for a thread to start. */
@@ -56,8 +79,9 @@ export class DeviceControl implements VirtioDevice {
     const running = await this.#stopAll();
     await this.#dropMemory();
     this.#window = mapGuestMemory(regions);
-    const { id, pool, service } = this.#options;
-    pool.directory.publish(id, { config: service, memory: this.#window.layout });
+    const { id, pool, service, name = `device ${id}` } = this.#options;
+    const record = { serial: this.#serial, config: service, memory: this.#window.layout, name };
+    pool.directory.publish(id, record);
     for (const loop of this.#loops) await this.#giveMemory(loop);
     for (const [index, setup] of running) await this.startQueue(index, setup);
   }
@@ -134,6 +158,11 @@ export class DeviceControl implements VirtioDevice {
     options.log.debug(`locks taken: ${locks.taken}, of which others held ${locks.contended}`);
   }
 
+  /** Stops every queue when its requests in flight are done, or given up after a while; no more are taken. Before `close`. */
+  async drain(): Promise<void> {
+    await Promise.all([...this.#running.keys()].map((index) => this.#stop(index, false)));
+  }
+
   /** Takes the device off every loop: no loop uses what its service was made from any more. Nothing may be asked of it afterwards. */
   async close(): Promise<void> {
     await this.reset();
@@ -141,6 +170,20 @@ export class DeviceControl implements VirtioDevice {
     this.#loops.clear();
     this.#options.pool.directory.publish(this.#options.id, null);
     this.#options.pool.lost.delete(this.#options.id);
+    if (!this.#closed) unmapAt(this.#meters.addr, this.#meters.size);
+    this.#closed = true;
+  }
+
+  get limit(): Limit {
+    const { iops, mbps } = this.#limit;
+    return { iops, mbps };
+  }
+
+  /** Sets what the device may do in a second, at any time. Resolves when all its loops keep to it. */
+  async setLimit(limit: Limit): Promise<void> {
+    this.#limit = { shared: this.#limit.shared, ...limit };
+    const request = { op: "limit", device: this.#options.id, limit: this.#limit } as const;
+    await Promise.all([...this.#loops].map((loop) => loop.ask(request)));
   }
 
   #loopOf(index: number): LoopHandle {
@@ -151,8 +194,12 @@ export class DeviceControl implements VirtioDevice {
   async #join(index: number): Promise<LoopHandle> {
     const loop = this.#loopOf(index);
     if (!this.#loops.has(loop)) {
-      await loop.ask({ op: "add-device", device: this.#options.id, config: this.#options.service });
+      const { id: device, service: config, name = `device ${device}` } = this.#options;
+      const limit = this.#limit;
+      await loop.ask({ op: "add-device", device, config, name, meters: this.#meters.addr, limit });
       this.#loops.add(loop);
+      // It may have been set meanwhile.
+      if (limit !== this.#limit) await loop.ask({ op: "limit", device, limit: this.#limit });
       if (this.#window) await this.#giveMemory(loop);
     }
     return loop;
@@ -180,6 +227,7 @@ export class DeviceControl implements VirtioDevice {
     const start = {
       ...setup,
       index,
+      urgent: this.#options.urgent?.(index) ?? false,
       desc: fromUserAddr(layout, setup.desc, descTableBytes(size)),
       avail: fromUserAddr(layout, setup.avail, availRingBytes(size)),
       used: fromUserAddr(layout, setup.used, usedRingBytes(size)),

@@ -20,18 +20,37 @@ const ADDR_HI = 3;
 const TWO32 = 2 ** 32;
 
 export interface DeviceRecord {
+  /** Another for each device that ever was: numbers are given again. */
+  serial: number;
   /** The service's own. */
   config: unknown;
   memory: MemoryLayout;
+  /** What the log calls it. */
+  name?: string;
 }
 
 export class Directory {
   readonly #words: Int32Array<ArrayBuffer>;
   readonly #texts = new Map<number, Mapping>();
+  readonly #taken = new Set<number>();
 
   /** A new one; or, with an address, another thread's view of it. */
   constructor(readonly addr: HostAddr = allocate(BYTES).addr) {
     this.#words = new Int32Array(viewAt(addr, BYTES));
+  }
+
+  /** A number for a device, the least that none has. Throws an Error where there are as many as there may be. */
+  take(): number {
+    let device = 0;
+    while (this.#taken.has(device)) device++;
+    if (device >= DEVICES) throw new Error(`there are ${DEVICES} devices, and may be no more in one process`);
+    this.#taken.add(device);
+    return device;
+  }
+
+  /** The device is off every loop: another may have its number. */
+  give(device: number): void {
+    this.#taken.delete(device);
   }
 
   /** Sets a device's record; null: it has none (any more). For one thread, while no request of the device is in flight. */

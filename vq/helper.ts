@@ -5,7 +5,7 @@ import type { HostAddr } from "../ffi/memory.ts";
 import { type CallsInit, type HelperWork, runHelper } from "./calls.ts";
 import { Directory } from "./directory.ts";
 import { Grace } from "./grace.ts";
-import type { Log } from "./log.ts";
+import { type Log, logAbout } from "./log.ts";
 import { GuestMemory } from "./memory.ts";
 import { type Host, LoopDevice, type MakeService } from "./queue.ts";
 import { Chains, Requests } from "./requests.ts";
@@ -21,6 +21,8 @@ export interface HelperInit {
   grace: SharedArrayBuffer;
   /** Where the directory of devices lies. */
   devices: HostAddr;
+  /** See LoopInit. */
+  debug: SharedArrayBuffer;
 }
 
 /** The slot of the one request that a helper has. */
@@ -28,6 +30,7 @@ const SLOT = 0;
 
 interface Known {
   generation: number;
+  serial: number;
   device: LoopDevice;
 }
 
@@ -59,6 +62,8 @@ class Helper implements Host, HelperWork {
       this.requests.copyChain(from, slot, SLOT);
       this.grace.enter();
       const written = device.service.handle(SLOT);
+      from.error[slot] = this.requests.error[SLOT];
+      this.requests.error[SLOT] = 0;
       return written < 0 ? -EIO : written;
     } finally {
       // The service may have left the batch before it waited for something.
@@ -86,12 +91,14 @@ class Helper implements Host, HelperWork {
     const generation = this.#directory.generation(id);
     const known = this.#known.get(id);
     if (known?.generation === generation) return known.device;
-    const { config, memory } = this.#directory.read(id);
-    const device = known?.device ?? new LoopDevice(id, new GuestMemory(memory));
+    const { serial, config, memory, name } = this.#directory.read(id);
+    const same = known?.serial === serial;
+    const device = same ? known.device : new LoopDevice(id, new GuestMemory(memory));
     // What the old views pointed to may be unmapped: they are dropped, and not touched.
     device.memory = new GuestMemory(memory);
-    if (!known) device.service = this.makeService(config, this, device, this.init.bellFds);
-    this.#known.set(id, { generation, device });
+    device.log ??= logAbout(this.log, { share: name ?? `device ${id}` });
+    if (!same) device.service = this.makeService(config, this, device, this.init.bellFds);
+    this.#known.set(id, { generation, serial, device });
     return device;
   }
 }

@@ -14,6 +14,7 @@ import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
 import type { Calls } from "./calls.ts";
 import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
+import { allocateLoopMeter, ASLEEP, bucketOf, loopMeter, POLLED_MS, SLEEPS, SLEPT_MS } from "./meter.ts";
 import { Poller } from "./poller.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
 import { Requests, SLOTS } from "./requests.ts";
@@ -88,12 +89,23 @@ export class Loop {
   /** When the last queue had stopped, and until when it and those stopped with it were waited for, as performance.now() has it. */
   #stopped = -Infinity;
   #impatient = 0;
+  /** Microseconds until a queue may go on that waits for its limit; 0: there is none. */
+  #heldUs = 0;
   /** Microseconds until they are interrupted again: longer and longer, for a call may be in no state to be interrupted. */
   #againUs = LOOK_AGAIN_US;
   /** Queues without a kick eventfd. */
   #kickless = 0;
   /** The ring, where there is no io_uring: helpers make its calls that may wait. */
   readonly #plain: PlainRing | null;
+  /** When the batch was begun, and the first of a look around the queues; 0: there was none. In ms of nowMs(), as all of these. */
+  #batchMs = 0;
+  #workMs = 0;
+  /** When completions were looked at; 0: not known yet; -1: they are not. */
+  #reapMs = -1;
+  /** Kinds of the requests of a batch that are done and not counted yet, and how many of each follow each other. */
+  readonly #done = new Uint8Array(BATCH);
+  readonly #doneTimes = new Uint8Array(BATCH);
+  #doneCount = 0;
 
   constructor(
     readonly index: number,
@@ -109,12 +121,14 @@ export class Loop {
     readonly log: Log,
     /** Sets of IORING_SETUP_* to try, for tests; none: no io_uring. */
     ringFlags?: readonly number[],
-    /** Of a loop that was abandoned. */
+    /** Of a loop that was abandoned, or new. */
     readonly requests: Requests = new Requests(),
+    /** Words of meter.ts. */
+    readonly meter = loopMeter(allocateLoopMeter()),
   ) {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
-    this.#poller = new Poller(pollMaxUs);
+    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS);
     const opened = openRing({
       entries: RING_ENTRIES,
       cqEntries: CQ_ENTRIES,
@@ -158,8 +172,15 @@ export class Loop {
     for (let slot = 0; slot < SLOTS; slot++) {
       const queue = this.requests.queue[slot];
       if (queue === null) continue;
-      queue.ring.push(this.requests.head[slot], queue.device.service.abandon(slot));
-      this.requests.release(slot);
+      const { requests } = this;
+      const written = queue.device.service.abandon(slot);
+      const ms = nowMs() - requests.since[slot];
+      queue.meter.took(requests.kind[slot], ms, bucketOf(ms));
+      queue.meter.moved(requests.kind[slot], requests.readableBytes[slot], written, requests.error[slot]);
+      queue.device.limiter?.finish(queue, slot, requests.readableBytes[slot] + written);
+      requests.error[slot] = 0;
+      queue.ring.push(requests.head[slot], written);
+      requests.release(slot);
     }
     for (const device of this.devices.values()) {
       device.inFlight = 0;
@@ -259,6 +280,7 @@ export class Loop {
     (queue as { token: number }).token = token;
     this.#byToken[token] = queue;
     queue.device.queues.set(queue.index, queue);
+    queue.meter.served(this.index);
     this.#activate(queue);
     if (queue.kickFd >= 0) this.#watchKick(queue);
     else this.#kickless++;
@@ -289,7 +311,10 @@ export class Loop {
       // A request that waits for others (the service's bell) may end without a completion of its own: a look before the sleep.
       if (!this.#work() && (queue.inFlight > 0 || queue.watched || queue.ring.leftovers > 0)) this.#sleep();
       if (performance.now() < impatient || queue.inFlight === 0) continue;
-      this.log.warn(`queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`);
+      this.#logOf(queue).warn(
+        `queue ${queue.index} is to stop: ${queue.inFlight} request(s) do not end and are cancelled`,
+        { queue: queue.index },
+      );
       this.#giveUp(queue, true);
       this.#patienceUs = STOP_PATIENCE_US;
       impatient = performance.now() + STOP_PATIENCE_US / 1000;
@@ -305,6 +330,7 @@ export class Loop {
     this.#active = this.#active.filter((other) => other !== queue);
     queue.device.queues.delete(queue.index);
     queue.ring.letGo();
+    queue.meter.served(-1);
     return queue.ring.lastAvail;
   }
 
@@ -325,7 +351,7 @@ export class Loop {
         for (const queue of this.#active) this.#call(queue);
         return;
       }
-      if (worked) this.#poller.worked();
+      if (worked) this.#poller.worked(this.#workMs);
       else if (this.requests.inFlight > 0 || !this.#poller.spin()) this.#sleep();
     }
   }
@@ -333,7 +359,7 @@ export class Loop {
   /** Whether one request is in flight at most, and none waits: nobody is delayed by what takes long now. */
   get quiet(): boolean {
     if (this.requests.inFlight > 1) return false;
-    for (const queue of this.#active) if (queue.ring.waiting) return false;
+    for (const queue of this.#active) if (queue.ring.waiting && !this.#isHeld(queue)) return false;
     return true;
   }
 
@@ -341,6 +367,7 @@ export class Loop {
   #work(): boolean {
     const { ring } = this;
     this.grace.enter();
+    this.#workMs = 0;
     let done = this.#serve();
     do {
       // Completions may wait for us to enter the kernel (DEFER_TASKRUN), the control eventfd's too: a queue that never runs dry must
@@ -355,12 +382,30 @@ export class Loop {
 
   /** Completes a request that was PENDING without a completion of its own on the ring. */
   finish(slot: number, written: number): void {
-    const queue = this.requests.queue[slot]!;
-    queue.ring.push(this.requests.head[slot], written);
-    this.requests.release(slot);
+    const { requests } = this;
+    let now = this.#reapMs;
+    if (now <= 0) {
+      now = nowMs();
+      // One look at the clock for all completions of a batch.
+      if (this.#reapMs === 0) this.#reapMs = now;
+    }
+    const ms = now - requests.since[slot];
+    requests.queue[slot]!.meter.took(requests.kind[slot], ms, bucketOf(ms));
+    this.#finish(slot, written);
+  }
+
+  /** The same, but that its time is not counted. */
+  #finish(slot: number, written: number): void {
+    const { requests } = this;
+    const queue = requests.queue[slot]!;
+    const { device } = queue;
+    queue.meter.moved(requests.kind[slot], requests.readableBytes[slot], written, requests.error[slot]);
+    if (device.limiter !== null) device.limiter.finish(queue, slot, requests.readableBytes[slot] + written);
+    if (requests.error[slot] !== 0) requests.error[slot] = 0;
+    queue.ring.push(requests.head[slot], written);
+    requests.release(slot);
     queue.inFlight--;
     if (!queue.active) this.#activate(queue);
-    const { device } = queue;
     if (--device.inFlight > 0) {
       if (device.waiting) device.service.bell();
     } else if (!device.taking) {
@@ -409,7 +454,12 @@ export class Loop {
       const waiting = queue.ring.available();
       if (waiting > 0) {
         queue.idle = 0;
-        taken += this.#serveQueue(queue, waiting);
+        if (!this.#isHeld(queue)) taken += this.#serveQueue(queue, waiting);
+        else {
+          // Its limit may keep it for longer than a call is to be put off, and is no time that the loop took.
+          queue.seenMs = 0;
+          if (queue.owedSince !== 0) this.#call(queue);
+        }
       } else if (queues.length > 1 && ++queue.idle > IDLE_LOOKS && queue.inFlight === 0) {
         this.#deactivate(i);
       }
@@ -418,11 +468,23 @@ export class Loop {
     return taken;
   }
 
+  /** Whether a queue waits for its device's limit. */
+  #isHeld(queue: Queue): boolean {
+    const { limiter } = queue.device;
+    return limiter !== null && limiter.holds(queue);
+  }
+
   /** Takes a batch of the chains that wait in a queue. Returns how many. */
   #serveQueue(queue: Queue, waiting: number): number {
     const { device } = queue;
-    const n = waiting < BATCH ? waiting : BATCH;
+    const { limiter } = device;
+    let n = waiting < BATCH ? waiting : BATCH;
+    if (limiter !== null) n = limiter.begin(n);
     const show = waiting > BATCH ? SHOW_MANY : SHOW;
+    // Chains that were seen to wait at the last look at the clock have waited since.
+    const now = this.#batchMs = queue.seenMs > 0 ? queue.seenMs : nowMs();
+    queue.seenMs = 0;
+    if (this.#workMs === 0) this.#workMs = now;
     if (device.inFlight === 0) device.service.begin();
     device.taking = true;
     let k = 0;
@@ -430,13 +492,20 @@ export class Loop {
       const bytes = this.#take(queue);
       if (bytes < 0) break;
       k++;
-      if (bytes > LARGE) break;
+      if (bytes > LARGE || (limiter !== null && limiter.spent)) break;
       if (k % show === 0 && k < n) this.#show(queue);
     }
     device.taking = false;
+    if (limiter !== null) limiter.end(queue);
     if (device.inFlight === 0) device.service.end();
-    if (k < n) this.#call(queue);
-    else this.#show(queue);
+    if (k > 0) queue.meter.batch(k);
+    if (k < n) {
+      if (this.#doneCount > 0) this.#countDone(queue);
+      this.#call(queue);
+    } else {
+      queue.seenMs = 0;
+      this.#show(queue);
+    }
     return k;
   }
 
@@ -446,9 +515,10 @@ export class Loop {
     const { owed } = ring;
     if (owed === 0) return;
     if (this.grace.owes) this.#closeFiles();
+    const now = this.#countDone(queue);
     const left = ring.available();
+    queue.seenMs = left > 0 ? now : 0;
     if (left < SHOW) return this.#call(queue);
-    const now = nowMs();
     if (queue.owedSince === 0) {
       queue.owedSince = now;
       queue.owedAt = owed;
@@ -457,6 +527,19 @@ export class Loop {
     }
     if (left * queue.chainMs < WAKE_MS || now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
     else ring.show();
+  }
+
+  /**
+   * Counts the time of the requests of the batch that are done: that since the batch was begun, for they are shown to the driver
+   * together. Returns the time.
+   */
+  #countDone(queue: Queue): number {
+    const now = nowMs();
+    const ms = now - this.#batchMs;
+    const bucket = bucketOf(ms);
+    for (let i = 0; i < this.#doneCount; i++) queue.meter.took(this.#done[i], ms, bucket, this.#doneTimes[i]);
+    this.#doneCount = 0;
+    return now;
   }
 
   /** Closes what the guest has given up, before it learns that it is closed. */
@@ -469,7 +552,10 @@ export class Loop {
   #call(queue: Queue): void {
     queue.owedSince = 0;
     if (this.grace.owes) this.#closeFiles();
-    if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) signal(queue.callFd);
+    if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) {
+      queue.meter.called();
+      signal(queue.callFd);
+    }
   }
 
   /** Whether there is a slot for a request of the queue. */
@@ -483,17 +569,29 @@ export class Loop {
     if (head < 0) return -1;
     const { requests } = this;
     const { device } = queue;
-    const slot = requests.take(queue, head);
+    const slot = requests.take(queue, head, this.#batchMs);
     queue.inFlight++;
     device.inFlight++;
     let written = 0;
-    if (requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect)) {
+    const sound = requests.readChain(slot, device.memory, queue.ring.desc, queue.ring.size, queue.indirect);
+    if (device.limiter !== null) device.limiter.take(queue, slot, requests);
+    if (sound) {
       written = queue.ring.again ? this.#takeAgain(device, slot) : device.service.handle(slot);
     } else {
+      requests.kind[slot] = 0;
       this.#malformed(queue);
     }
     if (written === PENDING) return 0;
-    this.finish(slot, written);
+    const kind = requests.kind[slot];
+    const last = this.#doneCount - 1;
+    if (last >= 0 && this.#done[last] === kind) {
+      this.#doneTimes[last]++;
+    } else {
+      this.#done[last + 1] = kind;
+      this.#doneTimes[last + 1] = 1;
+      this.#doneCount++;
+    }
+    this.#finish(slot, written);
     return written + requests.readableBytes[slot];
   }
 
@@ -508,6 +606,7 @@ export class Loop {
     for (;;) {
       const n = ring.cq_ready();
       if (n === 0) return requests;
+      this.#reapMs = 0;
       for (let i = 0; i < n; i++) {
         const about = ring.cqe_data_hi(i);
         const which = ring.cqe_data_lo(i);
@@ -521,6 +620,7 @@ export class Loop {
         }
       }
       ring.cq_advance(n);
+      this.#reapMs = -1;
     }
   }
 
@@ -539,12 +639,17 @@ export class Loop {
     if (about === ABOUT_KICK) {
       // The eventfd is not read: a multishot poll completes at every write, and an eventfd counts to 2^64.
       const queue = this.#byToken[token]!;
+      queue.meter.kicked();
       this.#activate(queue);
       if (more) return;
       queue.watched = false;
       if (queue.stopping) return;
-      if (result < 0) this.log.warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`);
-      else this.#watchKick(queue);
+      if (result < 0) {
+        this.#logOf(queue).warn(`queue ${queue.index}: its kick eventfd failed: ${errorText(-result)}`, {
+          queue: queue.index,
+        });
+      }
+      if (result >= 0) this.#watchKick(queue);
       return;
     }
     if (about === ABOUT_BELL) this.#takeCalls();
@@ -566,19 +671,29 @@ export class Loop {
   #sleep(): void {
     const queues = this.#active;
     let more = false;
+    this.#heldUs = 0;
     for (let i = queues.length - 1; i >= 0; i--) {
       const queue = queues[i];
       if (queue.stopping || queue.ring.broken) continue;
       this.#deactivate(i);
       // Where there is no slot for its chains, a completion must come first.
-      if (queue.active && (queue.ring.waiting || queue.device.memory.lost) && this.#hasRoom(queue)) more = true;
+      if (!queue.active || !(queue.ring.waiting || queue.device.memory.lost) || !this.#hasRoom(queue)) continue;
+      if (!this.#isHeld(queue)) more = true;
+      else this.#heldUs = Math.min(this.#heldUs || Infinity, queue.device.limiter!.waitUs(queue));
     }
     if (more) return;
     if (this.grace.waiting) this.grace.settle();
     const idle = this.requests.inFlight === 0;
-    if (idle) this.#poller.sleeping();
+    const { meter } = this;
+    const from = nowMs();
+    meter[ASLEEP] = from;
+    if (idle) this.#poller.sleeping(from);
     this.#enter(1);
-    if (idle) this.#poller.woke();
+    const to = nowMs();
+    meter[ASLEEP] = 0;
+    meter[SLEPT_MS] += to - from;
+    meter[SLEEPS]++;
+    if (idle) this.#poller.woke(to);
   }
 
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
@@ -588,7 +703,8 @@ export class Loop {
       this.#cancelling = this.#cancelling.filter((slot) => this.calls.cancel(slot));
       if (wait > 0) this.#againUs = Math.min(this.#againUs * 2, AGAIN_MAX_US);
     }
-    const limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
+    let limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
+    if (this.#heldUs > 0 && (limitUs === 0 || this.#heldUs < limitUs)) limitUs = this.#heldUs;
     const result = wait > 0
       ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
       : this.requests.inFlight > 0
@@ -613,13 +729,22 @@ export class Loop {
     this.ring.sqe_set_data(sqe, which, about);
   }
 
+  /** The log, whose lines say whose queue it is. */
+  #logOf(queue: Queue): Log {
+    return queue.device.log ?? this.log;
+  }
+
   #malformed(queue: Queue): void {
     // Zeros instead of what the guest has written are not its fault.
     if (queue.device.memory.lost) return;
     queue.malformed++;
+    queue.meter.malformed();
     // Powers of two: a guest cannot flood the log.
     if ((queue.malformed & (queue.malformed - 1)) === 0) {
-      this.log.warn(`queue ${queue.index}: ${queue.malformed} malformed descriptor chain(s), completed with length 0`);
+      this.#logOf(queue).warn(
+        `queue ${queue.index}: ${queue.malformed} malformed descriptor chain(s), completed with length 0`,
+        { queue: queue.index },
+      );
     }
   }
 
@@ -627,8 +752,10 @@ export class Loop {
     // `remove` does not wait for what will not be taken.
     queue.ring.leftovers = 0;
     if (queue.device.memory.lost) return this.#lost(queue);
-    this.log.error(
+    queue.meter.broke();
+    this.#logOf(queue).error(
       `queue ${queue.index}: its available ring is impossible (index or head beyond the queue); queue stopped`,
+      { queue: queue.index },
     );
     if (queue.errFd >= 0) signal(queue.errFd);
   }

@@ -1,18 +1,22 @@
 /** A loop's life inside its Worker: it runs, comes out when messages wait, does what they say, and runs again. */
 import { allowedCpus } from "../ffi/affinity.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { drain } from "../ffi/eventfd.ts";
 import { threadId } from "../ffi/interrupt.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
+import { Flight } from "./flight.ts";
 import { TrackedQueue } from "./inflight.ts";
-import type { Log } from "./log.ts";
+import { Limiter } from "./limiter.ts";
+import { type About, type Log, logAbout } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
-import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart } from "./messages.ts";
+import { AWAY, loopMeter, STARTED_MS, THREAD } from "./meter.ts";
+import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart, SharedLimit } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
-import type { Requests } from "./requests.ts";
+import { Requests } from "./requests.ts";
 import { Spare } from "./spare.ts";
 import { countLocksIn, locksHeld } from "./spin.ts";
 import { SplitQueue } from "./split.ts";
@@ -30,15 +34,31 @@ const FAULTS_MS = 60_000;
 
 const noMemory: MemoryLayout = { addr: 0 as MemoryLayout["addr"], size: 0, regions: [] };
 
+/** Lines that a thread says in a second at most: each is a message, and a guest that causes them must not fill the memory. */
+const LINES_MAX = 100;
+
 /** A log whose lines the control plane writes. */
-function logTo(scope: LoopScope, debug: boolean): Log {
-  const say = (log: "error" | "warn" | "info" | "debug") => (message: string) => scope.postMessage({ log, message });
-  return { error: say("error"), warn: say("warn"), info: say("info"), debug: debug ? say("debug") : () => {} };
+export function logTo(scope: { postMessage(message: LoopAnswer): void }, wanted: SharedArrayBuffer): Log {
+  const debug = new Int32Array(wanted);
+  let since = 0;
+  let lines = 0;
+  const say = (log: "error" | "warn" | "info" | "debug") => (message: string, about?: About) => {
+    if (log === "debug" && Atomics.load(debug, 0) === 0) return;
+    const now = nowMs();
+    if (now - since >= 1000) {
+      const left = lines - LINES_MAX;
+      if (left > 0) scope.postMessage({ log: "warn", message: `${left} lines of this thread's log were left out` });
+      since = now;
+      lines = 0;
+    }
+    if (lines++ < LINES_MAX) scope.postMessage({ log, message, ...(about === undefined ? {} : { about }) });
+  };
+  return { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
 }
 
 /** A log whose lines say which queue is meant. */
 function withQueue(log: Log, index: number): Log {
-  const say = (level: keyof Log) => (message: string) => log[level](`queue ${index}: ${message}`);
+  const say = (level: keyof Log) => (message: string) => log[level](`queue ${index}: ${message}`, { queue: index });
   return { error: say("error"), warn: say("warn"), info: say("info"), debug: say("debug") };
 }
 
@@ -55,7 +75,10 @@ export async function runLoop(scope: LoopScope, makeService: MakeService): Promi
     return inbox.shift()!;
   };
   const first = await next();
-  if (first.request.op === "help") help(first.request.init, makeService, logTo(scope, false), scope);
+  if (first.request.op === "help") {
+    const { init } = first.request;
+    help(init, makeService, logTo(scope, init.debug), scope);
+  }
   if (first.request.op !== "init") throw new Error("a loop starts with an init message");
   let member: Member | null = null;
   try {
@@ -93,6 +116,7 @@ async function serve(scope: LoopScope, member: Member, first: Numbered, next: ()
 class Member {
   loop: Loop;
   readonly #log: Log;
+  readonly #meter: Float64Array<ArrayBuffer>;
   /** What each device's service is made from. */
   readonly #configs = new Map<number, unknown>();
   /** When this thread met faults of our own, in ms. */
@@ -102,13 +126,22 @@ class Member {
     const { index, bellFds, loops, locks, placement } = init;
     placeThread(placement);
     countLocksIn(locks, index);
-    this.#log = logTo(scope, init.debug);
+    this.#log = logAbout(logTo(scope, init.debug), { loop: index });
+    this.#meter = loopMeter(init.meter);
+    this.#meter[STARTED_MS] = nowMs();
+    this.#meter[THREAD] = threadId();
     const calls = new Calls(init.calls, index, () => scope.postMessage({ want: "helper" }), bellFds[index]);
-    this.loop = this.#makeLoop(calls, new Grace(init.grace, index, loops));
+    calls.counts = this.#meter;
+    calls.countAt = AWAY;
+    const flight = new Flight(init.flight);
+    // What a loop left that ended.
+    flight.since.fill(0);
+    flight.waits.fill(0);
+    this.loop = this.#makeLoop(calls, new Grace(init.grace, index, loops), new Requests(flight));
     this.#log.debug(`loop ${index} is thread ${threadId()}`);
   }
 
-  #makeLoop(calls: Calls, grace: Grace, requests?: Requests): Loop {
+  #makeLoop(calls: Calls, grace: Grace, requests: Requests): Loop {
     const { index, controlFd, bellFds, pollMaxUs, placement, ringFlags } = this.init;
     const cpus = (placement.workers ?? allowedCpus()).length;
     const spare = new Spare(cpus, this.init.load);
@@ -124,6 +157,7 @@ class Member {
       log,
       ringFlags,
       requests,
+      this.#meter,
     );
     loop.onLost = ({ id }) => this.scope.postMessage({ lost: id });
     placeWorkers(loop.ring, placement, log);
@@ -153,8 +187,10 @@ class Member {
       this.#serve(device);
       const queues = [...device.queues.values()];
       device.queues.clear();
-      for (const { index, ring, kickFd, callFd, errFd, indirect } of queues) {
-        this.loop.add(new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect));
+      for (const { index, ring, kickFd, callFd, errFd, indirect, urgent } of queues) {
+        const queue = new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect, urgent);
+        device.limiter?.join(queue);
+        this.loop.add(queue);
       }
     }
     this.#log.error(
@@ -179,7 +215,7 @@ class Member {
   #do(request: LoopRequest): number {
     if (request.op === "init" || request.op === "help") throw new Error("a thread starts once");
     if (request.op === "exit" || request.op === "ping") return 0;
-    if (request.op === "add-device") return this.#addDevice(request.device, request.config);
+    if (request.op === "add-device") return this.#addDevice(request);
     const device = this.loop.devices.get(request.device);
     if (!device) throw new Error(`loop ${this.init.index} does not serve device ${request.device}`);
     switch (request.op) {
@@ -197,6 +233,9 @@ class Member {
       case "start-queue":
         if (device.queues.has(request.queue.index)) throw new Error(`queue ${request.queue.index} runs already`);
         this.loop.add(this.#queue(device, request.queue));
+        return 0;
+      case "limit":
+        limit(device, request.limit);
         return 0;
       case "set-call": {
         const queue = device.queues.get(request.index);
@@ -221,10 +260,13 @@ class Member {
     if (device.queues.size > 0) throw new Error(`device ${device.id} has queues that run on loop ${this.init.index}`);
   }
 
-  #addDevice(id: number, config: unknown): number {
-    const device = new LoopDevice(id, new GuestMemory(noMemory));
+  #addDevice(request: Extract<LoopRequest, { op: "add-device" }>): number {
+    const { device: id, config, name, meters, limit: its } = request;
+    const device = new LoopDevice(id, new GuestMemory(noMemory), meters);
+    device.log = logAbout(this.#log, { share: name });
     this.#configs.set(id, config);
     this.#serve(device);
+    limit(device, its);
     return 0;
   }
 
@@ -235,10 +277,18 @@ class Member {
   }
 
   #queue(device: LoopDevice, start: QueueStart): Queue {
-    const { inflight } = start;
+    const { index, kickFd, callFd, errFd, indirect, urgent, inflight } = start;
     const ring = inflight === null
       ? new SplitQueue(device.memory, start)
-      : new TrackedQueue(device.memory, start, inflight, withQueue(this.loop.log, start.index));
-    return new Queue(device, start.index, 0, ring, start.kickFd, start.callFd, start.errFd, start.indirect);
+      : new TrackedQueue(device.memory, start, inflight, withQueue(device.log ?? this.#log, index));
+    const queue = new Queue(device, index, 0, ring, kickFd, callFd, errFd, indirect, urgent);
+    device.limiter?.join(queue);
+    return queue;
   }
+}
+
+/** Gives a device a limit, or none. Queues that wait go on when the new one lets them. */
+function limit(device: LoopDevice, { shared, iops, mbps }: SharedLimit): void {
+  device.limiter = iops === 0 && mbps === 0 ? null : new Limiter(shared, { iops, mbps });
+  for (const queue of device.queues.values()) device.limiter?.join(queue);
 }

@@ -1,7 +1,10 @@
 /** What the control plane and a loop say to each other, over the Worker's message port. All of it is plain data. */
+import type { HostAddr } from "../ffi/memory.ts";
 import type { CallsInit } from "./calls.ts";
 import type { HelperInit } from "./helper.ts";
 import type { InflightRegion } from "./inflight.ts";
+import type { Limit } from "./limiter.ts";
+import type { About } from "./log.ts";
 import type { MemoryLayout, WindowOffset } from "./memory.ts";
 import type { Placement } from "./placement.ts";
 
@@ -24,8 +27,12 @@ export interface LoopInit {
   /** What `openLoad` of spare.ts returned. */
   load: number;
   pollMaxUs: number;
+  /** Where its counts and its requests in flight are seen: see meter.ts, flight.ts. */
+  meter: HostAddr;
+  flight: HostAddr;
   placement: Placement;
-  debug: boolean;
+  /** A word: whether debug lines are wanted. */
+  debug: SharedArrayBuffer;
   /** Sets of IORING_SETUP_* to try instead of the usual ones, for tests; none: no io_uring. */
   ringFlags: readonly number[] | undefined;
 }
@@ -45,14 +52,23 @@ export interface QueueStart {
   indirect: boolean;
   /** Where its requests in flight are kept, if they are. */
   inflight: InflightRegion | null;
+  /** See Queue. */
+  urgent: boolean;
+}
+
+/** A device's limit, with the memory that its loops share for it. */
+export interface SharedLimit extends Limit {
+  shared: SharedArrayBuffer;
 }
 
 export type LoopRequest =
   | { op: "init"; init: LoopInit }
   /** Instead of "init": the thread is to be a helper. There is no answer. */
   | { op: "help"; init: HelperInit }
-  /** `config` is the service's own. */
-  | { op: "add-device"; device: number; config: unknown }
+  /** `config` is the service's own, `name` is for the log, `meters` where its queues are counted. */
+  | { op: "add-device"; device: number; config: unknown; name: string; meters: HostAddr; limit: SharedLimit }
+  /** It is another from now on, for queues that run too. */
+  | { op: "limit"; device: number; limit: SharedLimit }
   /** Every queue of the device is stopped, and its memory let go of. The loop uses nothing of the service's from then on. */
   | { op: "remove-device"; device: number }
   /** null: let go of the memory. Every queue of the device is stopped. */
@@ -76,7 +92,7 @@ export interface Numbered {
 export type LoopAnswer =
   | { id: number; value: number }
   | { id: number; error: string }
-  | { log: "error" | "warn" | "info" | "debug"; message: string }
+  | { log: "error" | "warn" | "info" | "debug"; message: string; about?: About }
   /** Part of a device's guest memory is gone. Its queues on this loop are stopped. */
   | { lost: number }
   /** No helper waits for the next call. */

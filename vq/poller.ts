@@ -17,8 +17,8 @@ export class Poller {
   #looks = 0;
   #spinning = false;
 
-  /** `maxUs` bounds the while in microseconds; 0 turns polling off. */
-  constructor(maxUs: number) {
+  /** `maxUs` bounds the while in microseconds; 0 turns polling off. `counts[polledAt]` gets the milliseconds that it takes. */
+  constructor(maxUs: number, readonly counts = new Float64Array(1), readonly polledAt = 0) {
     this.#maxMs = maxUs / 1000;
   }
 
@@ -27,8 +27,9 @@ export class Poller {
     return this.#whileMs * 1000;
   }
 
-  /** There was something to do. */
-  worked(): void {
+  /** There was something to do, since `now`; 0: that is not known. */
+  worked(now = 0): void {
+    if (this.#spinning && now > this.#since) this.counts[this.polledAt] += now - this.#since;
     this.#spinning = false;
   }
 
@@ -42,20 +43,22 @@ export class Poller {
       return true;
     }
     if (++this.#looks % LOOKS !== 0) return true;
-    if (nowMs() - this.#since < this.#whileMs) return true;
+    const tookMs = nowMs() - this.#since;
+    if (tookMs < this.#whileMs) return true;
+    this.counts[this.polledAt] += tookMs;
     this.#spinning = false;
     return false;
   }
 
   /** It goes to sleep now. */
-  sleeping(): void {
-    if (this.#maxMs > 0) this.#since = nowMs();
+  sleeping(now = nowMs()): void {
+    this.#since = now;
   }
 
   /** It was woken: adapts to how long it slept. */
-  woke(): void {
+  woke(now = nowMs()): void {
     if (this.#maxMs === 0) return;
-    const sleptMs = nowMs() - this.#since;
+    const sleptMs = now - this.#since;
     if (sleptMs > this.#maxMs) this.#whileMs = 0;
     else this.#whileMs = Math.min(this.#maxMs, Math.max(START_US / 1000, this.#whileMs * 2));
   }

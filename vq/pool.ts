@@ -2,11 +2,14 @@
 import { createEventfd, signal } from "../ffi/eventfd.ts";
 import { libc } from "../ffi/libc.ts";
 import { installGuard } from "../ffi/guard.ts";
+import { nowMs } from "../ffi/clock.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
 import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
 import { Directory } from "./directory.ts";
+import { Flight, type InFlight } from "./flight.ts";
 import { graceBytes } from "./grace.ts";
 import type { Log } from "./log.ts";
+import { allocateLoopMeter, type LoopCounts, loopMeter, readLoopMeter } from "./meter.ts";
 import type { LoopAnswer, LoopRequest, Numbered } from "./messages.ts";
 import type { Placement } from "./placement.ts";
 import { openLoad } from "./spare.ts";
@@ -28,6 +31,7 @@ export interface PoolOptions {
   pollMaxUs: number;
   /** Where each loop runs; as the process where it is left out. */
   placements?: readonly Placement[];
+  /** Whether debug lines are wanted, at the start. */
   debug: boolean;
   /** Sets of IORING_SETUP_* that the loops try instead of the usual ones, for tests; none: no io_uring. */
   ringFlags?: readonly number[];
@@ -40,6 +44,22 @@ export interface PoolOptions {
 interface Waiter {
   resolve: (value: number) => void;
   reject: (reason: Error) => void;
+}
+
+/** What others see of a loop. It outlives the thread. */
+export class LoopView {
+  readonly meter = allocateLoopMeter();
+  readonly flight = new Flight();
+  readonly #words = loopMeter(this.meter);
+
+  get counts(): LoopCounts {
+    return readLoopMeter(this.#words, nowMs());
+  }
+
+  /** Its requests in flight, the oldest first. */
+  get inFlight(): InFlight[] {
+    return this.flight.read(nowMs());
+  }
 }
 
 const ANYWHERE: Placement = { loop: null, workers: null };
@@ -61,6 +81,8 @@ export class LoopHandle {
     locks: SharedArrayBuffer,
     calls: CallsInit,
     load: number,
+    debug: SharedArrayBuffer,
+    view: LoopView,
     readonly options: PoolOptions,
     readonly wantHelper: () => void,
     readonly lost: (device: number) => void,
@@ -71,9 +93,10 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { count: loops, pollMaxUs, placements, debug, ringFlags } = options;
+    const { count: loops, pollMaxUs, placements, ringFlags } = options;
     const placement = placements?.[index] ?? ANYWHERE;
-    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load };
+    const seen = { meter: view.meter, flight: view.flight.addr };
+    const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load, ...seen };
     const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
@@ -97,7 +120,7 @@ export class LoopHandle {
   }
 
   #answered(answer: LoopAnswer): void {
-    if ("log" in answer) return this.options.log[answer.log](answer.message);
+    if ("log" in answer) return this.options.log[answer.log](answer.message, answer.about);
     if ("want" in answer) return this.wantHelper();
     if ("lost" in answer) return this.lost(answer.lost);
     if ("ready" in answer) return;
@@ -123,11 +146,13 @@ export class LoopPool {
   /** By device, what is to be called when its guest memory turns out to be gone. */
   readonly lost = new Map<number, () => void>();
   readonly #loops: (LoopHandle | undefined)[] = [];
+  readonly #views: LoopView[] = [];
   readonly #bellFds: number[];
   readonly #grace: SharedArrayBuffer;
   readonly #locks: SharedArrayBuffer;
   readonly #calls: CallsInit;
   readonly #load: number;
+  readonly #debug = new SharedArrayBuffer(4);
   /** Queues that run on each loop. */
   readonly #queues: number[];
   /** One alone would leave no one to others while it waits for a lock. */
@@ -138,6 +163,7 @@ export class LoopPool {
   #starting = 0;
 
   constructor(readonly options: PoolOptions) {
+    this.debug = options.debug;
     this.#queues = new Array(options.count).fill(0);
     this.#maxHelpers = Math.max(2, options.helpers);
     this.#calls = createCalls(options.count, this.#maxHelpers);
@@ -158,9 +184,24 @@ export class LoopPool {
     return this.options.count;
   }
 
+  /** Whether loops and helpers say their debug lines. */
+  set debug(wanted: boolean) {
+    Atomics.store(new Int32Array(this.#debug), 0, wanted ? 1 : 0);
+  }
+
   /** Locks that all loops have taken so far. */
   get locks(): LockCounts {
     return lockCounts(this.#locks);
+  }
+
+  /** What is seen of each loop that was started; by its number, with holes. */
+  get views(): readonly (LoopView | undefined)[] {
+    return this.#views;
+  }
+
+  /** Helper threads that were started, and how many of them wait for something to do. */
+  get helpers(): { started: number; idle: number } {
+    return { started: this.#helpers, idle: Math.max(0, this.#idle()) };
   }
 
   /** The loop of a number, modulo how many there may be; its thread is started at the first call. */
@@ -173,6 +214,8 @@ export class LoopPool {
       this.#locks,
       this.#calls,
       this.#load,
+      this.#debug,
+      this.#views[at] ??= new LoopView(),
       this.options,
       () => {
         // Loops ask more often than there is need: starting a thread keeps the control plane for some 40 ms.
@@ -205,7 +248,7 @@ export class LoopPool {
     this.#starting++;
     thread.onmessage = ({ data }) => {
       if ("ready" in data) this.#starting--;
-      else if ("log" in data) this.options.log[data.log](data.message);
+      else if ("log" in data) this.options.log[data.log](data.message, data.about);
     };
     thread.onerror = (event) => {
       event.preventDefault();
@@ -218,6 +261,7 @@ export class LoopPool {
       bellFds: this.#bellFds,
       grace: this.#grace,
       devices: this.directory.addr,
+      debug: this.#debug,
     };
     thread.postMessage({ id: 0, request: { op: "help", init } });
   }

@@ -1,7 +1,11 @@
 /** What a loop holds of a running queue and of the device that it belongs to. Neither knows what the requests say. */
 import type { Grace } from "./grace.ts";
+import type { HostAddr } from "../ffi/memory.ts";
+import { ownerOf } from "./flight.ts";
+import type { Limiter } from "./limiter.ts";
 import type { Log } from "./log.ts";
 import type { GuestMemory } from "./memory.ts";
+import { QueueMeter } from "./meter.ts";
 import type { Requests } from "./requests.ts";
 import type { SplitQueue } from "./split.ts";
 
@@ -29,7 +33,7 @@ export type MakeService = (config: unknown, host: Host, device: LoopDevice, bell
 export interface Service {
   /** Requests are about to come, after a time without any in flight. */
   begin(): void;
-  /** Serves the request of a slot. Returns the bytes written, or PENDING. */
+  /** Serves the request of a slot, and sets its `Requests.kind`. Returns the bytes written, or PENDING. */
   handle(slot: number): number;
   /**
    * The same for a request that a process before this one had taken, and that may be done, half done or not begun. Left out: as any other,
@@ -65,10 +69,15 @@ export class LoopDevice {
   taking = false;
   /** The service waits until but one request is in flight: its bell is rung at each that ends. */
   waiting = false;
+  /** What it may do in a second; null: anything. */
+  limiter: Limiter | null = null;
   service!: Service;
   readonly queues = new Map<number, Queue>();
+  /** The thread's log, whose lines say which device they are about. */
+  log: Log | null = null;
 
-  constructor(readonly id: number, memory: GuestMemory) {
+  /** `meters` is where the counts of its queues lie. */
+  constructor(readonly id: number, memory: GuestMemory, readonly meters?: HostAddr) {
     this.memory = memory;
   }
 }
@@ -91,6 +100,14 @@ export class Queue {
   /** How many chains were finished then, and how long one took when that was last measured, in ms. */
   owedAt = 0;
   chainMs = 0.002;
+  /** With a limit: until when it waits, in ms of nowMs(), or 0; and what it has had since it last did, in ms of the limit. */
+  paidAt = 0;
+  turnMs = 0;
+  /** When chains were seen to wait that are not taken yet, in ms of nowMs(); 0: none were. */
+  seenMs = 0;
+  /** What others see of it, and as whose they see its requests. */
+  readonly meter: QueueMeter;
+  readonly owner: number;
 
   constructor(
     readonly device: LoopDevice,
@@ -102,5 +119,10 @@ export class Queue {
     public callFd: number,
     public errFd: number,
     readonly indirect: boolean,
-  ) {}
+    /** A limit holds up neither what wants no answer nor, for a while, what does. */
+    readonly urgent = false,
+  ) {
+    this.meter = new QueueMeter(device.meters, index);
+    this.owner = ownerOf(device.id, index);
+  }
 }

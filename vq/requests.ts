@@ -4,6 +4,7 @@
  * (VIRTIO 1.3, 2.7.13); the guest may rewrite its descriptors afterwards as it likes.
  */
 import { allocate, type HostAddr, viewAt } from "../ffi/memory.ts";
+import { Flight, SLOTS } from "./flight.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { Queue } from "./queue.ts";
 
@@ -13,8 +14,7 @@ export const VRING_DESC_F_INDIRECT = 4;
 
 /** Segments of one chain at most, which is also UIO_MAXIOV: a chain can become one readv. */
 export const MAX_SEGMENTS = 1024;
-/** Requests in flight on one loop at most. What is beyond waits in its available ring. */
-export const SLOTS = 1024;
+export { SLOTS };
 /** Bytes of a request that are copied out of guest memory at most: an operation's header, arguments and names, not its data. */
 export const IN_BYTES = 192 * 1024;
 /** Bytes of a reply that are built before they are copied to the guest at most, directory contents included. */
@@ -24,7 +24,7 @@ const IOVEC_BYTES = 16;
 const TWO32 = 2 ** 32;
 
 /** Bytes of the chains of all slots: segment offsets and lengths, then what is known of each slot. */
-const CHAINS_BYTES = SLOTS * MAX_SEGMENTS * 12 + SLOTS * 20;
+const CHAINS_BYTES = SLOTS * MAX_SEGMENTS * 12 + SLOTS * 21;
 
 /** The checked chains of a loop's slots, in memory that other threads of the process can look at. */
 export class Chains {
@@ -36,6 +36,8 @@ export class Chains {
   /** Segment k of slot s at [s * MAX_SEGMENTS + k]: its window offset and length in bytes. */
   readonly segOffset: Float64Array<ArrayBuffer>;
   readonly segLen: Uint32Array<ArrayBuffer>;
+  /** The errno that a slot's request was answered with, until it is counted; 0: none. */
+  readonly error: Uint8Array<ArrayBuffer>;
 
   constructor(readonly addr: HostAddr = allocate(CHAINS_BYTES).addr) {
     const buffer = viewAt(addr, CHAINS_BYTES);
@@ -46,6 +48,7 @@ export class Chains {
     this.segLen = new Uint32Array(buffer, segments * 8 + SLOTS * 16, segments);
     this.readable = new Uint16Array(buffer, segments * 12 + SLOTS * 16, SLOTS);
     this.writable = new Uint16Array(buffer, segments * 12 + SLOTS * 18, SLOTS);
+    this.error = new Uint8Array(buffer, segments * 12 + SLOTS * 20, SLOTS);
   }
 }
 
@@ -61,6 +64,13 @@ export class Requests {
   readonly writableBytes = this.chains.writableBytes;
   readonly segOffset = this.chains.segOffset;
   readonly segLen = this.chains.segLen;
+  readonly error = this.chains.error;
+  /** And what others can see of them: see flight.ts. `kind`, `waits` and `notes` are the service's to set. */
+  readonly since: Float64Array<ArrayBuffer>;
+  readonly notes: Uint32Array<ArrayBuffer>;
+  readonly owner: Uint32Array<ArrayBuffer>;
+  readonly kind: Uint8Array<ArrayBuffer>;
+  readonly waits: Uint8Array<ArrayBuffer>;
 
   /** The request being handled: its first bytes, copied out of guest memory by `copyIn`. */
   readonly in: Uint8Array<ArrayBuffer>;
@@ -83,7 +93,12 @@ export class Requests {
   #segments = 0;
   #written = false;
 
-  constructor() {
+  constructor(flight = new Flight()) {
+    this.since = flight.since;
+    this.notes = flight.notes;
+    this.owner = flight.owner;
+    this.kind = flight.kind;
+    this.waits = flight.waits;
     const iov = allocate(SLOTS * MAX_SEGMENTS * IOVEC_BYTES);
     this.iov32 = new Uint32Array(iov.buffer);
     this.iov64 = new BigUint64Array(iov.buffer);
@@ -103,11 +118,13 @@ export class Requests {
     return this.#freeCount === 0;
   }
 
-  /** Takes a free slot; only when not `full`. */
-  take(queue: Queue, head: number): number {
+  /** Takes a free slot; only when not `full`. `now` is the time in ms of nowMs(), or a little earlier. */
+  take(queue: Queue, head: number, now = 0): number {
     const slot = this.#free[--this.#freeCount];
     this.queue[slot] = queue;
     this.head[slot] = head;
+    this.since[slot] = now;
+    this.owner[slot] = queue.owner;
     return slot;
   }
 
@@ -126,6 +143,7 @@ export class Requests {
 
   release(slot: number): void {
     this.queue[slot] = null;
+    this.since[slot] = 0;
     this.#free[this.#freeCount++] = slot;
   }
 

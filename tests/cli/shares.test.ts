@@ -150,7 +150,8 @@ Deno.test("--config names options as the command line does", () =>
     ],
   }`,
     async (path) => {
-      const { shares, ...process } = await options("--config", path);
+      const { shares, later, ...process } = await options("--config", path);
+      assert.deepEqual(later?.args, ["--config", path]);
       const gids = { cache: "never", translateGid: ["map:0:7:1", "map:8:9:1"] } satisfies Partial<FsOptions>;
       assert.deepEqual(shares, [
         expected("a", { ...gids, xattr: true, readdirplus: false }),

@@ -1,6 +1,7 @@
 // Socket activation, notification, the watchdog, the journal and the system's logger.
 import assert from "node:assert/strict";
 import { Session } from "../../bench/session.ts";
+import { nowMs } from "../../ffi/clock.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import { receive } from "../../ffi/socket.ts";
 import { connectLog, Syslog } from "../../cli/syslog.ts";
@@ -307,4 +308,20 @@ Deno.test("serve() told to end twice ends once", async () => {
   daemon.child.kill("SIGTERM");
   daemon.child.kill("SIGINT");
   assert.equal((await daemon.end()).code, 0, daemon.log);
+});
+
+Deno.test("SIGHUP tells RELOADING with the time of the monotonic clock, and READY when it is done", async () => {
+  using place = new Place();
+  using box = new Mailbox(`${place.path}/notify`);
+  const args = ["--shared-dir", place.share, "--socket-path", place.socket];
+  await using daemon = Started.start(args, { env: { NOTIFY_SOCKET: box.path } });
+  await daemon.until(() => box.lines("READY=1").length === 1, "READY=1");
+  const before = nowMs() * 1000;
+  daemon.child.kill("SIGHUP");
+  await daemon.until(() => box.lines("READY=1").length === 2, "READY=1 again");
+  const told = box.take().slice(1);
+  const reloading = told.findIndex((letter) => letter.startsWith("RELOADING=1\n"));
+  assert.ok(reloading >= 0 && reloading < told.findIndex((letter) => letter.startsWith("READY=1")));
+  const micros = Number(/^MONOTONIC_USEC=(\d+)$/m.exec(told[reloading])?.[1]);
+  assert.ok(micros >= Math.floor(before) && micros <= nowMs() * 1000, `${micros}`);
 });

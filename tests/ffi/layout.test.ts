@@ -41,7 +41,12 @@ layoutTest(
   Object.entries(arch.SYS).map(([name, value]) => ({ name, expression: `SYS_${name}`, value })),
 );
 
-const numbers = Object.entries({ ...syscalls.allowed, ...syscalls.conditional, ...syscalls.building });
+const numbers = Object.entries({
+  ...syscalls.allowed,
+  ...syscalls.conditional,
+  ...syscalls.listening,
+  ...syscalls.building,
+});
 layoutTest(
   "syscalls.ts: numbers",
   ["sys/syscall.h"],

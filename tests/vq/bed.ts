@@ -38,6 +38,8 @@ export interface BedOptions extends VirtqueueOptions {
   memory?: number | readonly RegionSpec[];
   loopOf?: (queue: number) => number;
   placements?: readonly Placement[];
+  /** As in DeviceOptions, for the first device. */
+  urgent?: (queue: number) => boolean;
 }
 
 /** Lets everything else in this isolate run; a wait is a loop of these with a deadline. */
@@ -190,12 +192,15 @@ export class Bed {
       ...ringFlags,
     });
     this.#counts = new Int32Array(new SharedArrayBuffer(loops * COUNT.words * 4));
-    this.control = this.device(0, { loopOf });
+    this.control = this.device(0, { loopOf, ...(options.urgent ? { urgent: options.urgent } : {}) });
   }
 
   /** Another device on the same loops. */
-  device(id: number, options: { loopOf?: (queue: number) => number; refuse?: string } = {}): DeviceControl {
-    const { loopOf = (queue) => queue, ...more } = options;
+  device(
+    id: number,
+    options: { loopOf?: (queue: number) => number; urgent?: (queue: number) => boolean; refuse?: string } = {},
+  ): DeviceControl {
+    const { loopOf = (queue) => queue, urgent = () => false, ...more } = options;
     return new DeviceControl({
       id,
       pool: this.pool,
@@ -204,6 +209,7 @@ export class Bed {
       config: new Uint8Array(0),
       service: { counts: this.#counts.buffer as SharedArrayBuffer, ...more } satisfies EchoConfig,
       loopOf,
+      urgent,
     });
   }
 

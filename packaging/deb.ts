@@ -100,9 +100,11 @@ async function files(binary: Uint8Array, version: string, epoch: number): Promis
     },
     await source(`usr/share/lintian/overrides/${NAME}`, "packaging/lintian-overrides"),
     await source(`${doc}/README.md`, "README.md"),
-    await source(`${doc}/SYSTEMD.md`, "docs/SYSTEMD.md"),
-    await source(`${doc}/LIBVIRT.md`, "docs/LIBVIRT.md"),
+    ...await Promise.all(DOCUMENTS.map((name) => source(`${doc}/${name}.md`, `docs/${name}.md`))),
+    await source(`${doc}/SECURITY.md`, "SECURITY.md"),
     await source(`${doc}/examples/home.json`, "packaging/systemd/home.json"),
+    await source(`${doc}/examples/grafana.json`, "packaging/grafana/ringfsd.json"),
+    await source(`${doc}/examples/prometheus.rules.yml`, "packaging/prometheus/ringfsd.rules.yml"),
     { path: `${doc}/changelog.gz`, bytes: zipped(await Deno.readTextFile(`${root}CHANGELOG.md`)), mode: 0o644 },
     { path: `${doc}/changelog.Debian.gz`, bytes: zipped(changes), mode: 0o644 },
     text(
@@ -113,6 +115,12 @@ async function files(binary: Uint8Array, version: string, epoch: number): Promis
     ),
   ].sort((a, b) => a.path < b.path ? -1 : 1);
 }
+
+/** Documents for users, in the package too. */
+const DOCUMENTS = [
+  ...["CLOUD_HYPERVISOR", "CONTROL", "INCUS", "KATA", "LIBVIRT", "MIGRATION", "MISTAKES", "MONITORING", "NIXOS"],
+  ...["OPTIONS", "PERFORMANCE", "QEMU", "SYSTEMD", "TROUBLESHOOTING", "UNPRIVILEGED"],
+];
 
 /** Shares that run are left alone at an upgrade, for their guests would lose them; they stop when the package goes. */
 const SCRIPTS: Record<string, string> = {

@@ -171,6 +171,39 @@ Deno.test("serve() a front end that talks rubbish and a guest with an impossible
   assert.equal(read(second, "kept"), "of the second");
 });
 
+Deno.test("serve() numbers of one device's nodes and open files name nothing on another", async () => {
+  await using daemon = await Daemon.start(["", ""]);
+  using mine = daemon.guest(0);
+  using other = daemon.guest(1);
+  const secret = new TextEncoder().encode("secret");
+  const held = Array.from({ length: 40 }, (_, i) => {
+    const { error, nodeid, fh } = mine.client.create(ROOT, `secret${i}`);
+    assert.equal(error, 0);
+    assert.equal(mine.client.write(nodeid, fh, 0, secret).size, secret.length);
+    return { nodeid, fh };
+  });
+  const { client } = other;
+  for (const { nodeid, fh } of held) {
+    assert.ok(client.getattr(nodeid).error < 0);
+    assert.ok(client.open(nodeid).error < 0);
+    assert.ok(client.lookup(nodeid, "x").error < 0);
+    assert.ok(client.link(nodeid, ROOT, "stolen").error < 0);
+    // The handle with its own node, and with one that the guest may use.
+    for (const node of [nodeid, ROOT]) {
+      assert.ok(client.read(node, fh, 0, 4096).error < 0);
+      assert.ok(client.write(node, fh, 0, new Uint8Array([33])).error < 0);
+      client.release(node, fh);
+    }
+    client.forget(nodeid, 1);
+  }
+  // The owner has noticed nothing of it.
+  for (const { nodeid, fh } of held) {
+    assert.equal(new TextDecoder().decode(mine.client.read(nodeid, fh, 0, 4096).data), "secret");
+    assert.equal(mine.client.getattr(nodeid).error, 0);
+  }
+  assert.deepEqual([...Deno.readDirSync(`${daemon.dir}/1`)], []);
+});
+
 Deno.test("serve() a guest that opens all that it may leaves descriptors for the others", async () => {
   await using daemon = await Daemon.start(["", ""], ["--rlimit-nofile=600", "--num-request-queues=1"]);
   using greedy = daemon.guest(0);

@@ -83,7 +83,8 @@ function attempt<T>(what: () => T, instead: T | ((error: Error) => T)): T {
 function run(program: string, ...args: string[]): string | null {
   const limited = ["-k", "1", `${PROGRAM_MS / 1000}`, program, ...args];
   return attempt(() => {
-    const { success, stdout, stderr } = new Deno.Command("timeout", { args: limited, stdin: "null" }).outputSync();
+    const { success, stdout, stderr } = new Deno.Command("timeout", { args: limited, stdin: "null", cwd: "/" })
+      .outputSync();
     const said = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
     return success ? said : null;
   }, null);

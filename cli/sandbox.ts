@@ -83,6 +83,8 @@ export function confine(options: Options, url: string, log: Log): Finish {
 function begin(options: Options, url: string, log: Log): never {
   const notes: string[] = [];
   const root = libc.geteuid() === 0;
+  // Before there are namespaces: in a chroot, what was mapped from the old ones has other names in the new.
+  const program = programBinds(url);
   let mode: Mode = options.sandbox ?? "namespace";
   if (mode === "chroot" && !root) {
     throw new Error("--sandbox chroot takes root: give --sandbox namespace or none");
@@ -109,7 +111,7 @@ function begin(options: Options, url: string, log: Log): never {
     }
   }
   log.debug(`sandbox: ${mode}`);
-  return enclose({ options, mode, unshared: true, notes }, url);
+  return enclose({ options, mode, unshared: true, notes }, url, program);
 }
 
 /** Goes through unshare(1), since a process with threads cannot make a user namespace. Does not return where it can. */
@@ -127,9 +129,9 @@ function unshareUser(options: Options): void {
 }
 
 /** Builds what the process shall live in, and begins anew there. */
-function enclose(built: Stage, url: string): never {
+function enclose(built: Stage, url: string, program = programBinds(url)): never {
   const { options, mode } = built;
-  const { binds, links } = programBinds(url);
+  const { path, binds, links } = program;
   const several = mode === "namespace";
   const shares = options.shares.map((share, i): Bind => ({
     source: share.sharedDir,
@@ -172,7 +174,7 @@ function enclose(built: Stage, url: string): never {
       })),
     ], (keep & capabilitySet(["dac_read_search"])) !== 0n);
   } else next.notes.push("the kernel has no Landlock");
-  return restart(Deno.execPath(), readStrings("/proc/self/cmdline"), next, url.startsWith("file:"));
+  return restart(path, readStrings("/proc/self/cmdline"), next, url.startsWith("file:"));
 }
 
 /** Executes a program, with what it is to be told. */
@@ -189,8 +191,9 @@ function restart(program: string, args: readonly Uint8Array<ArrayBuffer>[], next
   return execute(program, args, [...own.map((one) => encoder.encode(one)), ...given]);
 }
 
-/** What the program itself needs: its file, the libraries that it has loaded, and what it looks at of the system. */
-function programBinds(url: string): { binds: Bind[]; links: Link[] } {
+/** What the program itself needs: its file, which is `path`, the libraries that it has loaded, and what it looks at of the system. */
+function programBinds(url: string): { path: string; binds: Bind[]; links: Link[] } {
+  const program = Deno.execPath();
   const directories: Bind[] = [];
   const file = (path: string, more: Partial<Bind> = {}): Bind => {
     return { source: path, target: path, directory: false, ...more };
@@ -205,7 +208,7 @@ function programBinds(url: string): { binds: Bind[]; links: Link[] } {
   }
   const self = `/proc/${Deno.pid}`;
   directories.push({ source: self, target: "/proc/self", directory: true });
-  const files = [Deno.execPath(), ...loaded()].map((path) => file(path, { executable: true }));
+  const files = [program, ...loaded()].map((path) => file(path, { executable: true }));
   const packed = (globalThis as { RINGFSD_EXEC_PATH?: string }).RINGFSD_EXEC_PATH;
   const others = [packed ?? "", "/etc/ld.so.cache", "/proc/loadavg", "/proc/meminfo", "/proc/cpuinfo", CPUS];
   files.push(...others.filter(exists).map((path) => file(path)));
@@ -220,7 +223,7 @@ function programBinds(url: string): { binds: Bind[]; links: Link[] } {
   });
   const seen = new Set<string>();
   const once = ({ target }: Bind) => !seen.has(target) && seen.add(target);
-  return { binds: [...directories, ...files.filter((one) => !covered(one) && once(one))], links };
+  return { path: program, binds: [...directories, ...files.filter((one) => !covered(one) && once(one))], links };
 }
 
 /** glibc asks how many CPUs there are when a thread first takes memory, and would spoil errno where there is no answer. */

@@ -40,7 +40,9 @@ export function mapArguments(
   });
   if (program === undefined) throw new Error("a user namespace takes unshare(1): install util-linux");
   const args = ["--user", ...ids(uids, gids), "--keep-caps", "--mount", "--net", "--ipc", "--uts"];
-  const { success, stderr } = new Deno.Command(program, { args: [...args, "--", "true"], stdin: "null" }).outputSync();
+  // The working directory may be one that this user cannot reach, as behind `su`.
+  const trial = new Deno.Command(program, { args: [...args, "--", "true"], stdin: "null", cwd: "/" });
+  const { success, stderr } = trial.outputSync();
   if (success) return { program, args };
   const said = new TextDecoder().decode(stderr).trim().split("\n")[0].replace(/^unshare: /, "");
   throw new Error(`a user namespace cannot be made (${said})${advice()}`);

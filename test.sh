@@ -76,7 +76,7 @@ for name in "${stages[@]}"; do
     fmt) stage fmt "$deno" fmt --check --quiet ;;
     lint) stage lint "$deno" lint --quiet ;;
     check) stage check "$deno" check --quiet . ;;
-    unit) tests unit 600 --ignore=tests/e2e,tests/packaging,tests/faults,tests/fuzz,tests/soak,tests/sandbox ;;
+    unit) tests unit 900 --ignore=tests/e2e,tests/packaging,tests/faults,tests/fuzz,tests/soak,tests/sandbox ;;
     faults) tests faults 400 tests/faults ;;
     fuzz) RINGFSD_TEST_FUZZ_SECONDS=60 tests fuzz 600 tests/fuzz ;;
     soak) tests "soak, a minute of it" 300 tests/soak ;;

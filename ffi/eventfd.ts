@@ -5,7 +5,7 @@
 import { EAGAIN, EINTR } from "./errno.ts";
 import { checked, errno, libc } from "./libc.ts";
 import { setNonblock } from "./socket.ts";
-import { AT_EMPTY_PATH, S_IFIFO, S_IFMT, statx, STATX_BASIC_STATS } from "./stat_layout.ts";
+import { AT_EMPTY_PATH, S_IFIFO, S_IFMT, S_IFSOCK, statx, STATX_BASIC_STATS } from "./stat_layout.ts";
 
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
@@ -44,12 +44,13 @@ export function drain(fd: number): number {
 
 /**
  * Whether a descriptor that another process has passed is one to be called by: an eventfd, or a FIFO, which stands for one with some
- * front ends. Anything else may do more than count: hold files open, be always ready, or wait in a write.
+ * front ends, with `sockets` a socket too. Anything else may do more than count: hold files open, be always ready, or wait in a write.
  */
-export function isEvent(fd: number): boolean {
+export function isEvent(fd: number, sockets = false): boolean {
   const info = new Uint8Array(statx.sizeof);
   if (libc.statx(fd, new Uint8Array(1), AT_EMPTY_PATH, STATX_BASIC_STATS, info) < 0) return false;
   const type = new DataView(info.buffer).getUint16(statx.stx_mode, true) & S_IFMT;
   // An eventfd has no type, and is the only one of those that lets 0 be added to it: nothing changes by that.
-  return type === S_IFIFO || (type === 0 && setNonblock(fd) === 0 && libc.write(fd, nothing, 8) === 8);
+  return type === S_IFIFO || (sockets && type === S_IFSOCK) ||
+    (type === 0 && setNonblock(fd) === 0 && libc.write(fd, nothing, 8) === 8);
 }

@@ -385,6 +385,23 @@ export function socketKind(fd: number): "listening" | "connected" | "other" {
   return socketOption(fd, SO_ACCEPTCONN) === 1 ? "listening" : "connected";
 }
 
+const SO_TYPE = 3;
+const SHUT_RD = 0;
+
+/**
+ * Makes a UNIX stream socket that another process has passed one to be written to alone: what it could be told, descriptors among it,
+ * is thrown away and refused. Returns false where it is none that is connected, or where its other end is this process's.
+ */
+export function onlyWrite(fd: number): boolean {
+  if (socketOption(fd, SO_TYPE) !== SOCK_STREAM || peerCredentials(fd).pid === Deno.pid) return false;
+  if (libc.shutdown(fd, SHUT_RD) < 0) return false;
+  const rest = new Uint8Array(4096);
+  let n: number;
+  do n = receive(fd, rest, 0).n; while (n > 0);
+  // One that listens, or is not connected yet, gives an error.
+  return n === 0;
+}
+
 /** Who is at the other end, as of its connect(2): SO_PEERCRED, unix(7). Throws SystemError. */
 export function peerCredentials(fd: number): { pid: number; uid: number; gid: number } {
   const value = new Uint8Array(12);

@@ -5,7 +5,7 @@
 import { ECONNRESET, EPIPE } from "../ffi/errno.ts";
 import { errorText, libc } from "../ffi/libc.ts";
 import type { Reactor } from "../ffi/reactor.ts";
-import { receive, send, socketKind, wouldBlock } from "../ffi/socket.ts";
+import { onlyWrite, receive, send, socketKind, wouldBlock } from "../ffi/socket.ts";
 import { ProtocolError } from "./errors.ts";
 import {
   FDS_MAX,
@@ -139,11 +139,12 @@ export class Connection {
 }
 
 /**
- * A socket is closed at once: it may be the front end's own end of this connection, which then would not hang up as long as we have it,
- * in half a message for instance, and no other front end would be served. None is of use here so far.
+ * A socket may be the front end's own end of this connection, or have that in what waits to be read from it. The connection would not
+ * hang up as long as we have it, be it in half a message, and no other front end would be served. So it is closed at once, but for one end
+ * of a pair, which is never read: User-Mode Linux wants to be called by that.
  */
 function kept(fd: number): number {
-  if (socketKind(fd) === "other") return fd;
+  if (socketKind(fd) === "other" || onlyWrite(fd)) return fd;
   libc.close(fd);
   return -1;
 }

@@ -20,6 +20,8 @@ import { Connection } from "./connection.ts";
 import { reasonOf } from "./errors.ts";
 import { Session } from "./session.ts";
 
+/** Connections that may wait on a socket that was inherited. */
+const BACKLOG = 128;
 /** Where there is no descriptor or memory for a connection, it is tried again after so long. */
 const RETRY_MS = 1000;
 
@@ -68,6 +70,8 @@ export class Server {
     const kind = socketKind(fd!);
     if (kind === "other") throw new Error(`descriptor ${fd} is no UNIX socket: have the parent process pass one`);
     setNonblock(fd!);
+    // So that front ends have this process as their peer, whoever has listened before: see `onlyWrite`.
+    if (kind === "listening") libc.listen(fd!, BACKLOG);
     this.#fd = fd!;
     this.#isConnection = kind === "connected";
   }

@@ -53,6 +53,8 @@ export class Session {
   readonly #protocolOffered: bigint;
   #features = 0n;
   #protocolFeatures = 0n;
+  /** SET_BACKEND_REQ_FD, or -1. Nothing is asked of the front end so far; but User-Mode Linux takes its end for the device's. */
+  #backendFd = -1;
   #refusals = 0;
   #toldOfMemory = false;
   #messages = 0;
@@ -134,6 +136,7 @@ export class Session {
       for (const ring of this.#rings) ring.close();
       this.#memory.close();
       this.#inflight.close();
+      if (this.#backendFd >= 0) libc.close(this.#backendFd);
       this.#connection.close();
     }
   }
@@ -317,8 +320,16 @@ export class Session {
   async #setVringFd(which: RingFd, message: Message): Promise<void> {
     const { index, hasFd } = readVringFd(message.payload, message.fds.length);
     const ring = this.#ring(index);
-    if (hasFd && !isEvent(message.fds[0])) throw new ProtocolError("its descriptor is neither an eventfd nor a pipe");
+    // A socket is never read (see Connection), and so no kick comes by it.
+    if (hasFd && !isEvent(message.fds[0], which !== "kick")) {
+      throw new ProtocolError("its descriptor is neither an eventfd nor a pipe");
+    }
     await ring.setFd(which, () => hasFd ? message.takeFds()[0] : -1);
+  }
+
+  #setBackendReqFd(message: Message): void {
+    if (this.#backendFd >= 0) libc.close(this.#backendFd);
+    this.#backendFd = message.takeFds()[0] ?? -1;
   }
 
   #getInflightFd(payload: DataView<ArrayBuffer>): Reply {
@@ -374,8 +385,7 @@ export class Session {
     [wire.VHOST_USER_SET_VRING_ENABLE, (s, m) => s.#setVringEnable(m.payload)],
     [wire.VHOST_USER_GET_INFLIGHT_FD, (s, m) => s.#getInflightFd(m.payload)],
     [wire.VHOST_USER_SET_INFLIGHT_FD, (s, m) => s.#setInflightFd(m)],
-    // Nothing is asked of the front end so far.
-    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (_, m) => m.closeFds()],
+    [wire.VHOST_USER_SET_BACKEND_REQ_FD, (s, m) => s.#setBackendReqFd(m)],
     [wire.VHOST_USER_GET_CONFIG, (s, m) => s.#getConfig(m.payload)],
     [wire.VHOST_USER_SET_CONFIG, () => refuse("the device's configuration cannot be written")],
   ]);

@@ -73,7 +73,10 @@ for (const file of documents()) {
         Deno.mkdirSync(`${dir}/bin`);
         const words = daemonCommand().map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
         Deno.writeTextFileSync(`${dir}/bin/ringfsd`, `#!/bin/sh\nexec ${words} "$@"\n`, { mode: 0o755 });
-        const script = PRELUDE + blocks.map((commands) => `${commands.map(lineOf).join("\n")}\nend_all\n`).join("");
+        const lines = blocks.map((commands) => commands.map(lineOf).join("\n"));
+        // A block that starts a daemon begins anew; others have that of the block before.
+        const script = PRELUDE +
+          lines.map((text) => /; serve /.test(text) ? `end_all\n${text}\n` : `${text}\n`).join("");
         const { success, stdout, stderr } = await new Deno.Command("unshare", {
           args: ["--mount", "--propagation", "private", "bash", "-c", script],
           cwd: dir,

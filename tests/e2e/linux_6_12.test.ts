@@ -50,7 +50,7 @@ async function posix(bed: Bed, choice: string): Promise<string> {
 
 test("the POSIX suite holds with the usual cache", async (bed) => {
   bed.memMib = 1024;
-  await bed.make("--xattr", "--posix-acl", "--log-level", "debug");
+  await bed.make("--xattr", "--modcaps", "+sys_admin", "--posix-acl", "--log-level", "debug");
   assert.match(await bed.guest.run("uname -r"), /^6\.12\./);
   assert.match(bed.daemon.output.text, /client of 7\.41/);
   const host = await onHost(bed.shared);

@@ -46,7 +46,10 @@ export class Daemon {
     try {
       await until("the daemon's socket", () => {
         if (daemon.#ended) throw new Error(`${program} ended at once:\n${daemon.output.tail()}`);
-        return Deno.lstat(socket).then(() => true, () => false);
+        // Ringfsd's socket is there before it has shut itself in, and is another process then, as it were.
+        return /ringfsd/.test(program)
+          ? daemon.output.text.includes(" shares ")
+          : Deno.lstat(socket).then(() => true, () => false);
       }, 20_000);
     } catch (error) {
       await daemon.stop();

@@ -5,6 +5,7 @@ import {
   IORING_SETUP_CLAMP,
   IORING_SETUP_CQSIZE,
   IORING_SETUP_DEFER_TASKRUN,
+  IORING_SETUP_R_DISABLED,
   IORING_SETUP_SINGLE_ISSUER,
   IORING_SETUP_SUBMIT_ALL,
   IORING_SETUP_TASKRUN_FLAG,
@@ -51,7 +52,9 @@ Deno.test({
       const debian = await Debian.open(bed);
       assert.match(await debian.run("uname -r"), /^6\.1\./);
       const flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
+        IORING_SETUP_SUBMIT_ALL | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE |
+        // It begins disabled, so that it can be restricted.
+        IORING_SETUP_R_DISABLED;
       // In one script: the next would be in the /tmp that it hides. And no test that starts a process of its own, for a signal to one
       // that has just been forked is the end of this User-Mode Linux.
       const said = await debian.run(

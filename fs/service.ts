@@ -260,15 +260,9 @@ export class FsService implements Service {
    */
   again(slot: number): number {
     const { requests } = this;
-    requests.kind[slot] = 0;
-    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER) return 0;
-    const opcode = requests.in32[OPCODE];
-    if (opcode === FUSE_INIT) return this.handle(slot);
-    const op = this.#operations[opcode];
-    if (op !== undefined) requests.kind[slot] = opcode;
-    if (op?.noReply) return 0;
-    this.#note(slot);
-    return this.reply(slot, -EIO);
+    const copied = requests.copyIn(slot, this.device.memory, HEADER);
+    if (copied >= HEADER && requests.in32[OPCODE] === FUSE_INIT) return this.handle(slot);
+    return this.#fail(slot, copied);
   }
 
   /** The O_PATH descriptor of a node, or -errno. It may be gone when the handler has returned. */
@@ -453,13 +447,16 @@ export class FsService implements Service {
       this.session.close();
     }
     // What was noted of the slot may be the request's before.
+    return this.#fail(slot, this.requests.copyIn(slot, this.device.memory, HEADER));
+  }
+
+  /** Answers EIO to a request that is not done, by its header, of which so many bytes were copied. */
+  #fail(slot: number, copied: number): number {
     const { requests } = this;
-    requests.kind[slot] = 0;
-    if (requests.copyIn(slot, this.device.memory, HEADER) < HEADER) return 0;
     const opcode = requests.in32[OPCODE];
-    const op = this.#operations[opcode];
-    if (op !== undefined) requests.kind[slot] = opcode;
-    if (op?.noReply) return 0;
+    const op = copied < HEADER ? undefined : this.#operations[opcode];
+    requests.kind[slot] = op === undefined ? 0 : opcode;
+    if (copied < HEADER || op?.noReply) return 0;
     this.#note(slot);
     return this.reply(slot, -EIO);
   }

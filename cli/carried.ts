@@ -22,6 +22,8 @@ export interface Carried {
   logFile: number;
   /** Where `ringfsd ctl` is answered; left out: its path can still be reached. */
   control?: number;
+  /** Where metrics are shown, in the order of the options; with the port of each that has one. */
+  metrics?: { fd: number; port?: number }[];
 }
 
 /** Opens them, or takes those that were opened before the process executed itself. */
@@ -51,9 +53,13 @@ export function openSockets(options: Options): void {
   const { carried, controlSocket, controlGroup, metrics } = options;
   try {
     if (controlSocket !== undefined) carried!.control = listenUnix(controlSocket, accessOf(controlGroup));
+    if (metrics !== undefined) carried!.metrics = [];
     for (const place of metrics ?? []) {
-      if ("path" in place) place.fd = listenUnix(place.path, accessOf(place.group));
-      else Object.assign(place, listenLoopback(place.hostname, place.port));
+      carried!.metrics!.push(
+        "path" in place
+          ? { fd: listenUnix(place.path, accessOf(place.group)) }
+          : listenLoopback(place.hostname, place.port),
+      );
     }
     for (const share of options.shares) {
       if (share.socketPath === undefined) continue;
@@ -69,7 +75,7 @@ export function openSockets(options: Options): void {
 export function removeSockets({ shares, carried, controlSocket, metrics }: Options): void {
   for (const { socketPath, reach } of shares) removeSocket(socketPath, reach?.fd);
   removeSocket(controlSocket, carried?.control);
-  for (const place of metrics ?? []) removeSocket("path" in place ? place.path : undefined, place.fd);
+  metrics?.forEach((place, i) => removeSocket("path" in place ? place.path : undefined, carried?.metrics?.[i]?.fd));
 }
 
 function removeSocket(path: string | undefined, fd: number | undefined): void {
@@ -84,9 +90,9 @@ function removeSocket(path: string | undefined, fd: number | undefined): void {
 }
 
 /** Has all descriptors stay open over an execve(2). */
-export function inheritCarried({ carried, shares, metrics }: Options): void {
-  for (const fd of Object.values(carried ?? {})) if (fd >= 0) inherit(fd);
-  for (const { fd } of metrics ?? []) if (fd !== undefined) inherit(fd);
+export function inheritCarried({ carried, shares }: Options): void {
+  const { metrics = [], ...others } = carried ?? {};
+  for (const fd of [...Object.values(others), ...metrics.map(({ fd }) => fd)]) if (fd >= 0) inherit(fd);
   for (const share of shares) {
     const fd = share.reach?.fd ?? share.fd;
     try {

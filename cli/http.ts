@@ -83,11 +83,16 @@ function remove(path: string): void {
   }
 }
 
-/** Nobody who keeps a connection open is waited for. */
-function stop(server: Server): Promise<void> {
+const CLOSE_MS = 500;
+
+/** Nobody who keeps a connection open is waited for, or is slow to read an answer. */
+async function stop(server: Server): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, CLOSE_MS));
   const closed = new Promise<void>((resolve) => server.close(() => resolve()));
   server.closeAllConnections();
-  return closed;
+  await Promise.race([closed, late]);
+  clearTimeout(timer);
 }
 
 /** Loaded when it is wanted, and not with this module. */

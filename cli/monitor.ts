@@ -6,7 +6,6 @@ import { CONTENT_TYPE, prometheusText } from "./prometheus.ts";
 
 /** Requests in flight that the log is told, at most. */
 const SHOWN_MAX = 100;
-const CLOSE_MS = 500;
 
 export class Monitor {
   readonly #servers: HttpServer[] = [];
@@ -30,10 +29,7 @@ export class Monitor {
   /** Ends it, and removes the sockets' files. Who is slow to read an answer is not waited for. */
   async close(): Promise<void> {
     this.#figures.close();
-    const closed = Promise.allSettled(this.#servers.splice(0).map((server) => server.close()));
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    await Promise.race([closed, new Promise((resolve) => timer = setTimeout(resolve, CLOSE_MS))]);
-    clearTimeout(timer);
+    await Promise.allSettled(this.#servers.splice(0).map((server) => server.close()));
   }
 
   #answer(request: Request): Response {

@@ -27,8 +27,6 @@ const HELPERS = 16;
 const OPEN_FILES = 1_000_000;
 /** Who asks for an end gets it within five seconds, whatever the requests in flight wait for. */
 const END_MS = 4000;
-/** Who is slow to read an answer of the control socket is not waited for. */
-const CLOSE_MS = 500;
 
 /** Serves as the options say. Resolves with the exit status. `url` is the program's, and of the threads of loops. */
 export async function serve(options: Options, url: string): Promise<number> {
@@ -98,7 +96,9 @@ async function serveShares(options: Options, url: string, log: DaemonLog, notifi
     },
     onChange: tellStatus,
   });
-  const monitor = options.metrics && Monitor.open(options.metrics, () => shares.served, pool, log);
+  // What was opened for a sandbox goes with the place that it is for.
+  const places = options.metrics?.map((place, i) => ({ ...place, ...options.carried?.metrics?.[i] }));
+  const monitor = places && Monitor.open(places, () => shares.served, pool, log);
   Deno.addSignalListener("SIGUSR1", () => logRequests(shares.served, pool, log));
   const control = new Control(options, shares, pool, log);
   let socket: HttpServer | null = null;
@@ -136,8 +136,7 @@ async function serveShares(options: Options, url: string, log: DaemonLog, notifi
   const code = await ended.promise;
   notifier.unwatch();
   notifier.tell("STOPPING=1", "STATUS=Ending: requests in flight are finished");
-  await Promise.race([socket?.close(), new Promise((resolve) => Deno.unrefTimer(setTimeout(resolve, CLOSE_MS)))]);
-  await monitor?.close();
+  await Promise.all([socket?.close(), monitor?.close()]);
   return code === 0 ? await closeAll(shares, pool, log) : code;
 }
 

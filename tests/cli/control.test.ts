@@ -7,6 +7,7 @@ import { request } from "../../cli/http.ts";
 import { ENFILE } from "../../ffi/errno.ts";
 import type { Options } from "../../cli/options.ts";
 import type { ShareState } from "../../cli/running_shares.ts";
+import { withoutNamespaces } from "../sandbox/namespaces.ts";
 import { Place, Started, useShare } from "./started.ts";
 
 const main = new URL("../../main.ts", import.meta.url).pathname;
@@ -412,6 +413,22 @@ Deno.test("SIGHUP opens --log-file anew, and ringfsd ctl reload says what was do
   const { stdout, stderr } = await place.ctl("reload");
   assert.equal(stdout, "nothing has changed\n", stderr);
   assert.equal(daemon.log, "");
+});
+
+const cannotConfine = withoutNamespaces();
+Deno.test({
+  name: `a reload in a sandbox finds nothing changed where nothing is${
+    cannotConfine && ` (skipped: ${cannotConfine})`
+  }`,
+  ignore: cannotConfine !== "",
+  fn: async () => {
+    using place = new Told();
+    const metrics = ["--metrics-socket", `${place.path}/m.sock`, "--metrics-address", "127.0.0.1:0"];
+    await using daemon = await place.start(["--share", place.text("a"), ...metrics, "--sandbox", "namespace"]);
+    await daemon.until(() => /listens to ringfsd ctl/.test(daemon.log), "it serves");
+    const { stdout, stderr } = await place.ctl("reload");
+    assert.deepEqual([stdout, stderr], ["nothing has changed\n", ""]);
+  },
 });
 
 Deno.test("whyNoAdd() is one line, where directories are out of reach", () => {

@@ -5,16 +5,11 @@ import { EAFNOSUPPORT, ECONNREFUSED, ENOSYS, EPERM, ESRCH } from "../../ffi/errn
 import { capabilitySet } from "../../ffi/capabilities.ts";
 import { landlockVersion } from "../../ffi/landlock.ts";
 import { defaultOptions } from "../../fs/config.ts";
+import { withoutNamespaces } from "./namespaces.ts";
 
 const probe = new URL("./probe.ts", import.meta.url).pathname;
 const KEPT = ["chown", "dac_override", "fowner", "fsetid", "setgid", "setuid", "mknod", "setfcap"];
 
-/** Why there can be no namespaces here, or "". */
-function withoutNamespaces(): string {
-  if (Deno.uid() !== 0) return "needs root";
-  const made = new Deno.Command("unshare", { args: ["--mount", "--net", "true"], stderr: "null" }).outputSync();
-  return made.success ? "" : "needs CAP_SYS_ADMIN";
-}
 const noNamespaces = withoutNamespaces();
 const noLandlock = landlockVersion() > 0 ? "" : "the kernel has no Landlock";
 const noScopes = landlockVersion() >= 6 ? "" : "Landlock has no scopes before Linux 6.12";

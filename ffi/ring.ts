@@ -32,8 +32,8 @@ export interface LoopRing extends SubmissionEntries {
   sq_space_left(): number;
   submit(): number;
   submit_and_get_events(): number;
-  submit_and_wait(waitNr: number): number;
-  submit_and_wait_timeout(waitNr: number, timeoutUs: number): number;
+  submit_and_wait(waitNr: number, noIo?: boolean): number;
+  submit_and_wait_timeout(waitNr: number, timeoutUs: number, noIo?: boolean): number;
   cq_ready(): number;
   cq_needs_enter(): boolean;
   cqe_res(i: number): number;

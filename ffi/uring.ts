@@ -28,9 +28,11 @@ import {
   io_uring_params,
   IORING_ENTER_EXT_ARG,
   IORING_ENTER_GETEVENTS,
+  IORING_ENTER_NO_IOWAIT,
   IORING_ENTER_REGISTERED_RING,
   IORING_ENTER_SQ_WAIT,
   IORING_ENTER_SQ_WAKEUP,
+  IORING_FEAT_NO_IOWAIT,
   IORING_SETUP_CLAMP,
   IORING_SETUP_IOPOLL,
   IORING_SETUP_NO_SQARRAY,
@@ -77,6 +79,7 @@ export class Ring extends SubmissionEntries implements LoopRing {
   readonly #cqMask: number;
   readonly #cqesAt: number;
   readonly #sqpoll: boolean;
+  readonly #noIowait: number;
   /** SQEs handed out by get_sqe; the kernel's tail is set to it by submit. */
   #sqTail: number;
   /** The kernel's cqHead, which only we write. */
@@ -109,6 +112,7 @@ export class Ring extends SubmissionEntries implements LoopRing {
     this.#cqMask = this.#cq[field(cq_off + cqOff.ring_mask) >> 2];
     this.#cqesAt = field(cq_off + cqOff.cqes) >> 2;
     this.#sqpoll = (this.flags & IORING_SETUP_SQPOLL) !== 0;
+    this.#noIowait = (this.features & IORING_FEAT_NO_IOWAIT) === 0 ? 0 : IORING_ENTER_NO_IOWAIT;
     this.#sqTail = this.#sq[this.#sqTailAt];
     this.#cqHead = this.#cq[this.#cqHeadAt];
     if ((this.flags & IORING_SETUP_NO_SQARRAY) === 0) {
@@ -211,9 +215,14 @@ export class Ring extends SubmissionEntries implements LoopRing {
     return this.#submit(count, 0, flags);
   }
 
-  /** io_uring_submit_and_wait: and waits until `waitNr` CQEs are there. A signal ends the wait early (see submit). */
-  submit_and_wait(waitNr: number): number {
-    return this.#submit(this.#flushSq(), waitNr, IORING_ENTER_GETEVENTS);
+  /**
+   * io_uring_submit_and_wait: and waits until `waitNr` CQEs are there. A signal ends the wait early (see submit). The kernel takes a
+   * wait on a ring with anything in it for one on a disk, a poll that waits for a guest too, and counts the processor as waiting
+   * for I/O; `noIo` says that it is none (io_uring_set_iowait), which kernels before 6.15 do not hear.
+   */
+  submit_and_wait(waitNr: number, noIo = false): number {
+    const flags = noIo ? IORING_ENTER_GETEVENTS | this.#noIowait : IORING_ENTER_GETEVENTS;
+    return this.#submit(this.#flushSq(), waitNr, flags);
   }
 
   /** io_uring_submit_and_get_events: and runs pending task work (DEFER_TASKRUN), without waiting. */
@@ -230,7 +239,7 @@ export class Ring extends SubmissionEntries implements LoopRing {
    * io_uring_submit_and_wait_timeout: as submit_and_wait, but for `timeoutUs` microseconds at most.
    * -ETIME where the time ran out and nothing was submitted; look at cq_ready whatever is returned.
    */
-  submit_and_wait_timeout(waitNr: number, timeoutUs: number): number {
+  submit_and_wait_timeout(waitNr: number, timeoutUs: number, noIo = false): number {
     const count = this.#flushSq();
     const sec = Math.floor(timeoutUs / 1e6);
     const s = this.#scratch32;
@@ -242,7 +251,7 @@ export class Ring extends SubmissionEntries implements LoopRing {
       this.#enterFd,
       count,
       waitNr,
-      flags | this.#enterFlags,
+      flags | this.#enterFlags | (noIo ? this.#noIowait : 0),
       this.#argAddr,
       ARG_SIZE,
     );

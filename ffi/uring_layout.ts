@@ -104,12 +104,14 @@ export const IORING_FEAT_SINGLE_MMAP = 1 << 0; // 5.4
 export const IORING_FEAT_NODROP = 1 << 1; // 5.5
 export const IORING_FEAT_EXT_ARG = 1 << 8; // 5.11
 export const IORING_FEAT_RSRC_TAGS = 1 << 10; // 5.13
+export const IORING_FEAT_NO_IOWAIT = 1 << 17; // 6.15
 
 export const IORING_ENTER_GETEVENTS = 1 << 0;
 export const IORING_ENTER_SQ_WAKEUP = 1 << 1;
 export const IORING_ENTER_SQ_WAIT = 1 << 2;
 export const IORING_ENTER_EXT_ARG = 1 << 3;
 export const IORING_ENTER_REGISTERED_RING = 1 << 4;
+export const IORING_ENTER_NO_IOWAIT = 1 << 7;
 
 /** Bits of the submission ring's flags word, which the kernel sets. */
 export const IORING_SQ_NEED_WAKEUP = 1 << 0;

@@ -168,6 +168,8 @@ export class Calls {
   /** What was handed over so far, at counts[countAt]. */
   counts = new Float64Array(1);
   countAt = 0;
+  /** Slots whose calls were not taken yet. */
+  inFlight = 0;
   readonly #shared: Shared;
   readonly #loop: number;
 
@@ -210,6 +212,7 @@ export class Calls {
     const call = this.#call(slot);
     const at = this.#shared.at(call);
     this.counts[this.countAt]++;
+    this.inFlight++;
     longs[at / 8 + NUMBER] = BigInt(number);
     for (let i = 0; i < 6; i++) longs[at / 8 + 1 + i] = BigInt(args[i] ?? 0);
     words[at / 4 + THREAD] = 0;
@@ -225,6 +228,7 @@ export class Calls {
   take(): number {
     const call = this.#shared.take(LOOPS + this.#loop);
     if (call < 0) return -1;
+    this.inFlight--;
     Atomics.store(this.#shared.words, this.#shared.at(call) / 4 + STATE, NONE);
     return call % SLOTS;
   }

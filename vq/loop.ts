@@ -705,8 +705,10 @@ export class Loop {
     }
     let limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
     if (this.#heldUs > 0 && (limitUs === 0 || this.#heldUs < limitUs)) limitUs = this.#heldUs;
+    // Guests and helpers are waited for without I/O of this thread's.
+    const noIo = this.requests.inFlight <= this.calls.inFlight;
     const result = wait > 0
-      ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs) : ring.submit_and_wait(wait)
+      ? limitUs > 0 ? ring.submit_and_wait_timeout(wait, limitUs, noIo) : ring.submit_and_wait(wait, noIo)
       : this.requests.inFlight > 0
       ? ring.submit_and_get_events()
       : ring.submit();

@@ -78,7 +78,7 @@ layoutTest(
   "uring_layout.ts: structs and constants",
   ["linux/io_uring.h"],
   checksOf(uring),
-  ["IORING_SETUP_NO_SQARRAY", "IORING_TIMEOUT_MULTISHOT"],
+  ["IORING_SETUP_NO_SQARRAY", "IORING_TIMEOUT_MULTISHOT", "IORING_FEAT_NO_IOWAIT", "IORING_ENTER_NO_IOWAIT"],
 );
 
 const STAT_HEADERS = [

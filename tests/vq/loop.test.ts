@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { malformed } from "../../bench/malformed.ts";
 import { createEventfd, signal } from "../../ffi/eventfd.ts";
 import { libc } from "../../ffi/libc.ts";
+import { Ring } from "../../ffi/uring.ts";
+import { IORING_FEAT_NO_IOWAIT } from "../../ffi/uring_layout.ts";
 import type { GuestAddr } from "../../vq/device.ts";
 import { SLOTS } from "../../vq/requests.ts";
 import { type Bed, cpuNs, DEADLINE_MS, soon, startedBed, Traffic, turn, until } from "./bed.ts";
@@ -57,6 +59,33 @@ Deno.test("loop loses no wake-up, asleep or polling", async () => {
       roundTrips(bed.traffic[0], 1500);
     }
   }
+});
+
+/** Whether the kernel lets a wait on a ring be none for I/O. */
+function knowsNoIowait(): boolean {
+  try {
+    const ring = Ring.queue_init(8);
+    ring.queue_exit();
+    return (ring.features & IORING_FEAT_NO_IOWAIT) !== 0;
+  } catch {
+    return false;
+  }
+}
+
+Deno.test({
+  name: "loop that waits for guests does not wait for I/O, as the kernel counts it",
+  ignore: !knowsNoIowait(),
+  fn: async () => {
+    await using bed = await startedBed({ loops: 2, queues: 2, loopOf: (queue) => queue });
+    for (const traffic of bed.traffic) roundTrips(traffic, 10);
+    // Others may wait for a disk now and then, but not all the time (proc(5), /proc/stat).
+    let least = Infinity;
+    for (const end = performance.now() + DEADLINE_MS; least > 0 && performance.now() < end;) {
+      least = Math.min(least, Number(/^procs_blocked (\d+)$/m.exec(Deno.readTextFileSync("/proc/stat"))![1]));
+      await turn();
+    }
+    assert.equal(least, 0, `${least} threads wait for I/O at any time`);
+  },
 });
 
 Deno.test("loop serves rings whose indices run over 65535 -> 0", async () => {

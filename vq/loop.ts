@@ -42,8 +42,13 @@ const SHOW_MANY = 8;
  */
 const PUT_OFF_MS = 0.05;
 const WAKE_MS = 0.02;
-/** A request that moved so many bytes is shown at once: the next ones may take as long. */
+/**
+ * A request that moved so many bytes is shown at once: the next ones may take as long. It is a part of the time that a call costs which is
+ * saved then, so the driver is given more of it to wake up and to bring new ones, and a call may be put off longer.
+ */
 const LARGE = 32 * 1024;
+const PUT_OFF_LARGE_MS = 0.2;
+const WAKE_LARGE_MS = 0.04;
 /** Looks without finding anything, after which a queue is asleep although others of the loop are busy. */
 const IDLE_LOOKS = 1000;
 /**
@@ -488,29 +493,31 @@ export class Loop {
     if (device.inFlight === 0) device.service.begin();
     device.taking = true;
     let k = 0;
-    while (k < n && this.#hasRoom(queue)) {
+    let large = false;
+    while (k < n && !large && this.#hasRoom(queue)) {
       const bytes = this.#take(queue);
       if (bytes < 0) break;
       k++;
-      if (bytes > LARGE || (limiter !== null && limiter.spent)) break;
-      if (k % show === 0 && k < n) this.#show(queue);
+      large = bytes > LARGE;
+      if (limiter !== null && limiter.spent) break;
+      if (k % show === 0 && k < n && !large) this.#show(queue, false);
     }
     device.taking = false;
     if (limiter !== null) limiter.end(queue);
     if (device.inFlight === 0) device.service.end();
     if (k > 0) queue.meter.batch(k);
-    if (k < n) {
+    if (k < n && !large) {
       if (this.#doneCount > 0) this.#countDone(queue);
       this.#call(queue);
     } else {
       queue.seenMs = 0;
-      this.#show(queue);
+      this.#show(queue, large);
     }
     return k;
   }
 
-  /** Shows a driver what is finished, and calls it now or, while enough chains wait, in a while. */
-  #show(queue: Queue): void {
+  /** Shows a driver what is finished, `large` where that was last, and calls it now or, while enough chains wait, in a while. */
+  #show(queue: Queue, large: boolean): void {
     const { ring } = queue;
     const { owed } = ring;
     if (owed === 0) return;
@@ -518,14 +525,20 @@ export class Loop {
     const now = this.#countDone(queue);
     const left = ring.available();
     queue.seenMs = left > 0 ? now : 0;
-    if (left < SHOW) return this.#call(queue);
+    if (left < (large ? 1 : SHOW)) return this.#call(queue);
     if (queue.owedSince === 0) {
       queue.owedSince = now;
       queue.owedAt = owed;
+      if (large) queue.chainMs = now - this.#batchMs;
     } else if (owed > queue.owedAt) {
       queue.chainMs = (now - queue.owedSince) / (owed - queue.owedAt);
     }
-    if (left * queue.chainMs < WAKE_MS || now - queue.owedSince > PUT_OFF_MS) this.#call(queue);
+    const leftMs = left * queue.chainMs;
+    const putOffMs = now - queue.owedSince;
+    const due = large
+      ? leftMs < WAKE_LARGE_MS || putOffMs > PUT_OFF_LARGE_MS
+      : leftMs < WAKE_MS || putOffMs > PUT_OFF_MS;
+    if (due) this.#call(queue);
     else ring.show();
   }
 

@@ -47,8 +47,8 @@ export class Spare {
     }
     // A quarter of a processor is worth a worker: the scheduler gives it the rest of the time.
     const idle = Math.ceil(this.cpus - 1 - this.#others - 0.25);
-    // One more waits, so that a worker that is done has something to do before the loop comes round.
-    if (idle < 1 || this.#inUse > idle) return false;
+    // Some more wait, so that a worker that is done has something to do before the loop comes round, and need not be woken.
+    if (idle < 1 || this.#inUse > idle + 1) return false;
     this.#inUse++;
     return true;
   }

@@ -88,6 +88,39 @@ Deno.test({
   },
 });
 
+Deno.test("loop calls once for several large requests while more wait, and at the last at the latest", async () => {
+  const LARGE = 64 * 1024;
+  const WORK_US = 30;
+  const ROUNDS = 40;
+  const DEPTH = 8;
+  await using bed = await startedBed({ memory: 8 << 20, eventIdx: true });
+  const { queue } = bed.traffic[0];
+  const place = () => {
+    const request = bed.memory.allocate(8);
+    bed.memory.words32(request, 2).set([OP.WORK, WORK_US]);
+    const data = bed.memory.allocate(LARGE);
+    return queue.place([{ addr: request, len: 8 }, { addr: data, len: LARGE }, {
+      addr: bed.memory.allocate(8),
+      len: 8,
+      write: true,
+    }]);
+  };
+  const heads = Array.from({ length: DEPTH }, place);
+  for (let round = 0; round < ROUNDS; round++) {
+    heads.forEach((head) => queue.offer(head));
+    queue.publish();
+    queue.kick();
+    for (let answered = 0; answered < DEPTH;) {
+      assert.ok(queue.waitUsed(DEADLINE_MS), `round ${round}: no call, and ${answered} of ${DEPTH} answered`);
+      while (queue.reap() >= 0) answered++;
+    }
+  }
+  assert.ok(
+    queue.calls >= 1 && queue.calls < ROUNDS * DEPTH * 0.75,
+    `${queue.calls} calls for ${ROUNDS * DEPTH} requests`,
+  );
+});
+
 Deno.test("loop serves rings whose indices run over 65535 -> 0", async () => {
   for (const size of [2, 4]) {
     for (const eventIdx of [false, true]) {

@@ -7,6 +7,7 @@
 import { inherit } from "../ffi/execute.ts";
 import { libc } from "../ffi/libc.ts";
 import { listenLoopback, type ListenOptions, listenUnix, removeStaleSocket } from "../ffi/socket.ts";
+import { type AwakeFiles, openAwake } from "../vq/awake.ts";
 import { openLogFile } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
 import { connectNotify } from "./systemd.ts";
@@ -24,14 +25,17 @@ export interface Carried {
   control?: number;
   /** Where metrics are shown, in the order of the options; with the port of each that has one. */
   metrics?: { fd: number; port?: number }[];
+  /** What keeps idle processors awake. */
+  awake?: AwakeFiles;
 }
 
 /** Opens them, or takes those that were opened before the process executed itself. */
-export function openCarried({ carried, syslog = false, logFile }: Options): Carried {
+export function openCarried({ carried, syslog = false, logFile, pollMaxUs, letHalt, loops }: Options): Carried {
   return carried ?? {
     notify: connectNotify(),
     log: syslog ? connectLog() : -1,
     logFile: logFile === undefined ? -1 : openLogFile(logFile),
+    ...(pollMaxUs === 0 || letHalt ? {} : { awake: openAwake(loops) }),
   };
 }
 
@@ -91,8 +95,9 @@ function removeSocket(path: string | undefined, fd: number | undefined): void {
 
 /** Has all descriptors stay open over an execve(2). */
 export function inheritCarried({ carried, shares }: Options): void {
-  const { metrics = [], ...others } = carried ?? {};
-  for (const fd of [...Object.values(others), ...metrics.map(({ fd }) => fd)]) if (fd >= 0) inherit(fd);
+  const { metrics = [], awake, ...others } = carried ?? {};
+  const all = [...Object.values(others), ...metrics.map(({ fd }) => fd), ...awake?.fds ?? []];
+  for (const fd of all) if (fd >= 0) inherit(fd);
   for (const share of shares) {
     const fd = share.reach?.fd ?? share.fd;
     try {

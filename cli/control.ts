@@ -256,6 +256,7 @@ function processNotes(before: Options, now: Options): string[] {
   const names = [
     ["threadPoolSize", "thread-pool-size"],
     ["pollMaxUs", "poll-max-us"],
+    ["letHalt", "keep-awake"],
     ["rlimitNofile", "rlimit-nofile"],
     ["cpuAffinity", "cpu-affinity"],
     ["queueAffinity", "queue-affinity"],

@@ -24,6 +24,7 @@ export const PROCESS_OPTIONS: ReadonlySet<string> = new Set<keyof Flags>([
   "queue-affinity",
   "thread-pool-size",
   "poll-max-us",
+  "keep-awake",
   "rlimit-nofile",
   "sandbox",
   "seccomp",
@@ -74,6 +75,7 @@ export interface Flags {
   "queue-affinity"?: number[][];
   "thread-pool-size": number;
   "poll-max-us": number;
+  "keep-awake": "auto" | "never";
   "rlimit-nofile"?: number;
   "limit-iops"?: number;
   "limit-mbps"?: number;
@@ -268,6 +270,13 @@ export const flags = {
     default: "100",
     brief: "Look at the queues for up to N microseconds before sleeping, where that pays; 0: never",
     placeholder: "N",
+  },
+  "keep-awake": {
+    kind: "enum",
+    values: ["auto", "never"],
+    default: "auto",
+    brief:
+      "On up to 4 CPUs and as root, idle ones do not halt while one request after the other comes twice as fast by that",
   },
   "rlimit-nofile": text(
     "N",

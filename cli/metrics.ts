@@ -85,6 +85,8 @@ export interface LoopMetrics {
   /** Since it started: asleep, looking for work in vain, and the rest. */
   sleepSeconds: number;
   pollSeconds: number;
+  /** For so long idle processors were kept awake. */
+  awakeSeconds: number;
   busySeconds: number;
   sleeps: number;
   handoffs: number;
@@ -185,13 +187,14 @@ function distinct(shares: ShareMetrics[]): ShareMetrics[] {
 }
 
 function loopMetrics(loop: number, view: { counts: LoopCounts; inFlight: InFlight[] }): LoopMetrics {
-  const { thread, upMs, sleptMs, polledMs, sleeps, away } = view.counts;
+  const { thread, upMs, sleptMs, polledMs, sleeps, away, awakeMs } = view.counts;
   return {
     loop,
     thread,
     cpuSeconds: threadCpuMs(thread) / 1000,
     sleepSeconds: sleptMs / 1000,
     pollSeconds: polledMs / 1000,
+    awakeSeconds: awakeMs / 1000,
     busySeconds: Math.max(0, upMs - sleptMs - polledMs) / 1000,
     sleeps,
     handoffs: away,

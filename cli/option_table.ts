@@ -37,7 +37,7 @@ export const GROUPS: Groups = [
     "Queues, threads and limits",
     [
       ...["num-request-queues", "cpu-affinity", "queue-affinity", "thread-pool-size", "poll-max-us"],
-      ...["rlimit-nofile", "limit-iops", "limit-mbps"],
+      ...["keep-awake", "rlimit-nofile", "limit-iops", "limit-mbps"],
     ],
   ],
   ["Watching and telling it", ["metrics-socket", "metrics-address", "control-socket", "control-group"]],

@@ -63,6 +63,8 @@ export interface Options {
   /** Helper threads at most; 0: the usual number. */
   threadPoolSize: number;
   pollMaxUs: number;
+  /** Idle processors halt as ever. */
+  letHalt?: true;
   /** Open files to ask for; 0: as it is. */
   rlimitNofile?: number;
   logLevel: LogLevel;
@@ -263,6 +265,7 @@ function decide(
       loops,
       threadPoolSize: given["thread-pool-size"],
       pollMaxUs: given["poll-max-us"],
+      ...(given["keep-awake"] === "never" ? { letHalt: true as const } : {}),
       logLevel: given["log-level"] === "trace" ? "debug" : given["log-level"],
       ...(given.syslog ? { syslog: true } : {}),
       ...(given["log-file"] === undefined ? {} : { logFile: given["log-file"] }),

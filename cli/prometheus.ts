@@ -243,6 +243,12 @@ export const FAMILIES: readonly Family[] = [
     samples: ({ loops }) => loops.map(({ loop, cpuSeconds }) => [{ loop }, cpuSeconds]),
   },
   {
+    name: "ringfsd_loop_awake_seconds_total",
+    type: "counter",
+    help: "For so long a loop kept idle processors of the machine from halting.",
+    samples: ({ loops }) => loops.map(({ loop, awakeSeconds }) => [{ loop }, awakeSeconds]),
+  },
+  {
     name: "ringfsd_loop_sleeps_total",
     type: "counter",
     help: "Times that a loop went to sleep.",

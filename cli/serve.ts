@@ -63,6 +63,7 @@ async function serveShares(options: Options, url: string, log: DaemonLog, notifi
     count: loops,
     helpers: options.threadPoolSize || HELPERS,
     pollMaxUs,
+    awake: options.carried?.awake,
     placements: Array.from({ length: loops }, (_, loop) => placement(options, loop)),
     debug: logLevel === "debug",
     // What loops say, a guest may have caused.

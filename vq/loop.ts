@@ -11,6 +11,7 @@ import { POLLIN } from "../ffi/stat_layout.ts";
 import type { PlainRing } from "../ffi/plain_ring.ts";
 import { type LoopRing, openRing } from "../ffi/ring.ts";
 import { IORING_CQE_F_MORE } from "../ffi/uring_layout.ts";
+import type { Awake } from "./awake.ts";
 import type { Calls } from "./calls.ts";
 import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
@@ -130,10 +131,12 @@ export class Loop {
     readonly requests: Requests = new Requests(),
     /** Words of meter.ts. */
     readonly meter = loopMeter(allocateLoopMeter()),
+    /** Keeps drivers' processors awake. */
+    readonly awake: Awake | null = null,
   ) {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
-    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS);
+    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS, awake);
     const opened = openRing({
       entries: RING_ENTRIES,
       cqEntries: CQ_ENTRIES,
@@ -161,6 +164,7 @@ export class Loop {
 
   /** Gives back what the loop holds. It serves no queue any more. */
   close(): void {
+    this.awake?.sleeping();
     this.ring.queue_exit();
   }
 

@@ -3,6 +3,7 @@ import { allowedCpus } from "../ffi/affinity.ts";
 import { nowMs } from "../ffi/clock.ts";
 import { drain } from "../ffi/eventfd.ts";
 import { threadId } from "../ffi/interrupt.ts";
+import { Awake } from "./awake.ts";
 import { Calls } from "./calls.ts";
 import { help } from "./helper.ts";
 import { Grace } from "./grace.ts";
@@ -12,7 +13,7 @@ import { Limiter } from "./limiter.ts";
 import { type About, type Log, logAbout } from "./log.ts";
 import { Loop } from "./loop.ts";
 import { GuestMemory, type MemoryLayout } from "./memory.ts";
-import { AWAY, loopMeter, STARTED_MS, THREAD } from "./meter.ts";
+import { AWAKE_MS, AWAY, loopMeter, STARTED_MS, THREAD } from "./meter.ts";
 import type { LoopAnswer, LoopInit, LoopRequest, Numbered, QueueStart, SharedLimit } from "./messages.ts";
 import { placeThread, placeWorkers } from "./placement.ts";
 import { LoopDevice, type MakeService, Queue } from "./queue.ts";
@@ -142,7 +143,7 @@ class Member {
   }
 
   #makeLoop(calls: Calls, grace: Grace, requests: Requests): Loop {
-    const { index, controlFd, bellFds, pollMaxUs, placement, ringFlags } = this.init;
+    const { index, controlFd, bellFds, pollMaxUs, placement, ringFlags, awake } = this.init;
     const cpus = (placement.workers ?? allowedCpus()).length;
     const spare = new Spare(cpus, this.init.load);
     const log = this.#log;
@@ -158,6 +159,7 @@ class Member {
       ringFlags,
       requests,
       this.#meter,
+      awake === null ? null : new Awake(awake.fd, awake.cpus, this.#meter, AWAKE_MS),
     );
     loop.onLost = ({ id }) => this.scope.postMessage({ lost: id });
     placeWorkers(loop.ring, placement, log);

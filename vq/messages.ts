@@ -27,6 +27,8 @@ export interface LoopInit {
   /** What `openLoad` of spare.ts returned. */
   load: number;
   pollMaxUs: number;
+  /** What keeps idle processors awake, see awake.ts, and how many there are. */
+  awake: { fd: number; cpus: number } | null;
   /** Where its counts and its requests in flight are seen: see meter.ts, flight.ts. */
   meter: HostAddr;
   flight: HostAddr;

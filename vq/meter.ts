@@ -257,6 +257,8 @@ export const STARTED_MS = 4;
 export const AWAY = 5;
 /** The thread, by its id. */
 export const THREAD = 6;
+/** For so long idle processors were kept awake, see awake.ts. */
+export const AWAKE_MS = 7;
 const LOOP_WORDS = 16;
 
 /** Takes the memory for a loop's counts. */
@@ -278,6 +280,8 @@ export interface LoopCounts {
   sleeps: number;
   /** Calls and requests that were handed to helpers. */
   away: number;
+  /** For so long idle processors were kept awake. */
+  awakeMs: number;
 }
 
 /** Reads a loop's counts, as of `now` in ms of nowMs(). */
@@ -290,5 +294,6 @@ export function readLoopMeter(w: Float64Array, now: number): LoopCounts {
     polledMs: w[POLLED_MS],
     sleeps: w[SLEEPS],
     away: w[AWAY],
+    awakeMs: w[AWAKE_MS],
   };
 }

@@ -4,6 +4,7 @@ import { libc } from "../ffi/libc.ts";
 import { installGuard } from "../ffi/guard.ts";
 import { nowMs } from "../ffi/clock.ts";
 import { installInterrupt } from "../ffi/interrupt.ts";
+import type { AwakeFiles } from "./awake.ts";
 import { type CallsInit, createCalls, idleHelpers } from "./calls.ts";
 import { Directory } from "./directory.ts";
 import { Flight, type InFlight } from "./flight.ts";
@@ -29,6 +30,8 @@ export interface PoolOptions {
   helpers: number;
   /** Longest adaptive polling in microseconds; 0: none. */
   pollMaxUs: number;
+  /** What keeps idle processors awake; left out: nothing does. */
+  awake?: AwakeFiles | undefined;
   /** Where each loop runs; as the process where it is left out. */
   placements?: readonly Placement[];
   /** Whether debug lines are wanted, at the start. */
@@ -93,11 +96,13 @@ export class LoopHandle {
       event.preventDefault();
       this.#ended(event.message);
     };
-    const { count: loops, pollMaxUs, placements, ringFlags } = options;
+    const { count: loops, pollMaxUs, placements, ringFlags, awake: files } = options;
+    const awakeFd = files?.fds[index] ?? -1;
+    const awake = awakeFd < 0 ? null : { fd: awakeFd, cpus: files!.cpus };
     const placement = placements?.[index] ?? ANYWHERE;
     const seen = { meter: view.meter, flight: view.flight.addr };
     const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load, ...seen };
-    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, placement, debug, ringFlags };
+    const init = { index, controlFd: this.controlFd, ...shared, pollMaxUs, awake, placement, debug, ringFlags };
     this.ask({ op: "init", init }).catch((error) => this.#ended(error.message));
   }
 
@@ -278,5 +283,6 @@ export class LoopPool {
     // A helper goes on waiting for it.
     if (this.#helpers === 0) libc.close(this.#calls.semaphore);
     if (this.#load >= 0) libc.close(this.#load);
+    for (const fd of this.options.awake?.fds ?? []) libc.close(fd);
   }
 }

@@ -36,7 +36,7 @@ export const snapshot: Snapshot = {
   locks: { taken: 10, contended: 1 },
   loops: [{
     ...{ loop: 0, thread: 43, cpuSeconds: 4, sleepSeconds: 50, pollSeconds: 1, busySeconds: 49, sleeps: 100 },
-    ...{ handoffs: 3, inFlight: 2 },
+    ...{ handoffs: 3, inFlight: 2, awakeSeconds: 0.25 },
   }],
   shares: [share(ODD, 0), share("b", 1)],
 };

@@ -276,7 +276,7 @@ export const flags = {
     values: ["auto", "never"],
     default: "auto",
     brief:
-      "On up to 4 CPUs and as root, idle ones do not halt while one request after the other comes twice as fast by that",
+      "Keep idle CPUs from halting for moments, where requests come so much faster that it pays (root, 2 to 4 CPUs)",
   },
   "rlimit-nofile": text(
     "N",

@@ -1,12 +1,14 @@
 /**
- * Keeps idle processors from halting, where that pays. A driver that sends one request at a time sleeps until it is called, and a processor
- * that has halted takes long to wake up: a virtual one leaves to its hypervisor and comes back, 14 µs for a request of 2, and it takes
- * the loop that calls half as long to send the interrupt. Linux has a file for whoever cannot wait that long: while a process has
- * written 0 µs to it, idle processors look for work instead (Documentation/power/pm_qos_interface.rst).
+ * Keeps idle processors from halting for a moment, where that pays. A driver sleeps until it is called, and a processor that has halted takes
+ * long to wake up: a virtual one leaves to its hypervisor and comes back, 14 µs for a request of 2, and sending the interrupt
+ * keeps the loop for 6. Linux has a file for whoever cannot wait that long: while a process has written 0 µs to it, idle processors look
+ * for work instead (Documentation/power/pm_qos_interface.rst). And where a hypervisor looks for a while before it gives a processor
+ * away that halts, for as long as that helped lately (KVM's halt polling), some milliseconds of it last for a tenth of a second or more.
  *
- * All of the machine do, so this is for small machines only. It is tried out while a loop polls with success, for some hundred requests,
- * and pays where they come so much faster that, idle processors included, none takes more of the machine than before. It is done again when
- * they have become slow, and kept up where they do so at once. What does not pay is tried again later and later.
+ * All processors of the machine do that, so it is for small machines only. While a loop calls often, the requests that it takes in a
+ * millisecond are compared before, while and after. Where more of them come afterwards it is done again, sooner and sooner; where only
+ * meanwhile, it is kept up if that is so many more that none takes more of the machine, idle processors counted as used; else it is tried
+ * later and later.
  */
 import { O_CLOEXEC, O_WRONLY } from "../ffi/arch.ts";
 import { nowMs } from "../ffi/clock.ts";
@@ -17,17 +19,28 @@ import { AT_FDCWD } from "../ffi/stat_layout.ts";
 const CPUS_MAX = 4;
 /** Of a loop that polls and its driver together, the part of two processors that they use without this. */
 const USED_BEFORE = 1.25;
-/** Requests that looking has found, between two looks at the clock. */
-const WINDOW = 256;
-/** Milliseconds for that many, above which the driver has something else to do than to wait for answers. */
-const SLOW_MS = WINDOW * 0.1;
-/** What did not pay is tried again after this time, then after twice as long each time. */
-const AGAIN_MS = 50;
+/** A window, in which requests are counted: at least so many calls and milliseconds. */
+const WINDOW = 64;
+const WINDOW_MS = 4;
+/** Where so many calls take longer, their cost is none to speak of. */
+const SLOW_MS = 12;
+/** Calls after a change that are not counted. */
+const SETTLE = 16;
+/** More requests by so much are no accident, and by so much, or fewer, they are other ones, or others halt now. */
+const MORE = 1.06;
+const OTHER = 1.5;
+/** It is done again after this time at the earliest, and after twice as long each time where it was in vain. */
+const AGAIN_MS = 80;
 const AGAIN_MAX_MS = 60_000;
-/** What pays, and only as long as it is done, is done for this time, and then compared anew; what has paid is compared after it at the latest. */
+/** What pays only as long as it is done is done for this time. */
 const KEEP_MS = 5000;
 /** So many windows one behind the other have to be slow: one may have been disturbed. */
 const SLOW_WINDOWS = 4;
+
+const MEASURING = 0;
+const HOLDING = 1;
+const AFTERWARDS = 2;
+const KEEPING = 3;
 
 /** Latencies in µs: none, and any, which is the kernel's PM_QOS_CPU_LATENCY_DEFAULT_VALUE. */
 const NONE = new Int32Array([0]);
@@ -69,22 +82,25 @@ export function openAwake(loops: number): AwakeFiles {
 
 /** One loop's. */
 export class Awake {
-  /** How many times as fast requests have to be. */
+  /** Requests that the loop has taken. */
+  requests = 0;
+  /** How many times as many requests have to come while it is kept up. */
   readonly #gain: number;
-  #left = WINDOW;
-  #since: number;
-  /** The window that has begun is no measure: something was changed in it. */
-  #settling = false;
-  /** How long a window took without it; and with it, when that paid last. */
-  #baseMs = 0;
-  #quickMs = 0;
+  #state = MEASURING;
+  // The window: calls until its end, or until it begins, and what was so at its beginning.
+  #left = SETTLE;
+  #settling = true;
+  #since = 0;
+  #taken = 0;
+  /** Requests in a millisecond before it was done last, and meanwhile. */
+  #before = 0;
+  #meanwhile = 0;
   /** Since when it was counted that processors are kept awake; 0: they are not. */
   #heldMs = 0;
   #keepUntil = 0;
   #slow = 0;
-  /** Windows since processors were let go. */
-  #lasted = 0;
   #tryAt = 0;
+  #doneAt = -Infinity;
   #againMs = AGAIN_MS;
 
   /** `fd` is one of `openAwake`'s; `counts[heldAt]` gets the milliseconds for which processors were kept awake. */
@@ -96,7 +112,6 @@ export class Awake {
     readonly clock: () => number = nowMs,
   ) {
     this.#gain = cpus / USED_BEFORE;
-    this.#since = clock();
   }
 
   /** Whether processors are kept awake now. */
@@ -104,69 +119,105 @@ export class Awake {
     return this.#heldMs > 0;
   }
 
-  /** Looking at the rings has found something. */
-  found(): void {
+  /** The loop has called a driver. */
+  called(): void {
     if (--this.#left > 0) return;
-    this.#left = WINDOW;
     const now = this.clock();
     const tookMs = now - this.#since;
+    if (!this.#settling && tookMs < WINDOW_MS) {
+      this.#left = SETTLE;
+      return;
+    }
+    const rate = (this.requests - this.#taken) / tookMs;
+    if (this.held) this.#count(now);
+    if (!this.#settling) this.#look(now, tookMs, rate);
+    else this.#settling = false;
+    if (this.#settling) return;
+    this.#left = WINDOW;
     this.#since = now;
-    if (this.#settling) this.#settling = false;
-    else if (this.held) this.#judge(now, tookMs);
-    else this.#measure(now, tookMs);
+    this.#taken = this.requests;
   }
 
   /** The loop goes to sleep: nobody waits for it. */
   sleeping(now = this.clock()): void {
-    if (!this.held) return;
-    if (this.#quickMs === 0) this.#tryAt = now + AGAIN_MS;
-    this.#release(now);
+    if (this.held) this.#release(now);
+    // Nothing can be said of it, and a driver that comes in short bursts would have it done for each.
+    if (this.#state === HOLDING || this.#state === AFTERWARDS) this.#inVain(now);
+    this.#state = MEASURING;
   }
 
   /** It goes on. */
-  woke(now = this.clock()): void {
-    this.#left = WINDOW;
-    this.#since = now;
+  woke(): void {
+    this.#settle();
   }
 
-  #measure(now: number, tookMs: number): void {
-    this.#lasted++;
-    if (tookMs > SLOW_MS) return;
-    const known = this.#quickMs > 0 && tookMs >= this.#quickMs * this.#gain;
-    if (!known && now < this.#tryAt) return;
-    this.#baseMs = tookMs;
+  #look(now: number, tookMs: number, rate: number): void {
+    switch (this.#state) {
+      case MEASURING: {
+        if (tookMs > SLOW_MS) return;
+        const other = rate > this.#before * OTHER || rate * OTHER < this.#before;
+        if (other && now - this.#doneAt > AGAIN_MS / 4) this.#againMs = AGAIN_MS;
+        else if (now < this.#tryAt) return;
+        this.#before = rate;
+        this.#hold(now);
+        this.#state = HOLDING;
+        return;
+      }
+      case HOLDING:
+        this.#meanwhile = rate;
+        this.#release(now);
+        this.#state = AFTERWARDS;
+        return;
+      case AFTERWARDS:
+        this.#decide(now, rate);
+        return;
+      case KEEPING:
+        if (rate < this.#before * this.#gain) this.#slow++;
+        else this.#slow = 0;
+        if (this.#slow < SLOW_WINDOWS && now < this.#keepUntil) return;
+        if (this.#slow > 0) this.#inVain(now);
+        this.#release(now);
+        this.#state = MEASURING;
+    }
+  }
+
+  #decide(now: number, rate: number): void {
+    this.#state = MEASURING;
+    this.#doneAt = now;
+    if (rate >= this.#before * MORE) {
+      this.#againMs = Math.max(this.#againMs / 2, AGAIN_MS);
+      this.#tryAt = now + this.#againMs;
+    } else if (this.#meanwhile >= this.#before * this.#gain) {
+      this.#slow = 0;
+      this.#keepUntil = now + KEEP_MS;
+      this.#hold(now);
+      this.#state = KEEPING;
+    } else {
+      this.#inVain(now);
+    }
+  }
+
+  #inVain(now: number): void {
+    this.#againMs = Math.min(this.#againMs * 2, AGAIN_MAX_MS);
+    this.#tryAt = now + this.#againMs;
+  }
+
+  #hold(now: number): void {
     this.#write(NONE);
     this.#heldMs = now;
-    this.#settling = true;
-    this.#slow = 0;
-    // Hypervisors look for a while before a processor that halts is given away, where it was short the last time: then it lasts.
-    this.#keepUntil = known && this.#lasted <= SLOW_WINDOWS ? now + KEEP_MS : now;
-  }
-
-  #judge(now: number, tookMs: number): void {
-    this.#count(now);
-    if (tookMs * this.#gain <= this.#baseMs) {
-      this.#quickMs = tookMs;
-      this.#againMs = AGAIN_MS;
-      this.#slow = 0;
-      if (now < this.#keepUntil) return;
-      this.#tryAt = now + KEEP_MS;
-      this.#release(now);
-      return;
-    }
-    if (this.#quickMs > 0 && ++this.#slow < SLOW_WINDOWS) return;
-    this.#quickMs = 0;
-    this.#tryAt = now + this.#againMs;
-    this.#againMs = Math.min(this.#againMs * 2, AGAIN_MAX_MS);
-    this.#release(now);
+    this.#settle();
   }
 
   #release(now: number): void {
     this.#count(now);
     this.#heldMs = 0;
-    this.#lasted = 0;
-    this.#settling = true;
     this.#write(ANY);
+    this.#settle();
+  }
+
+  #settle(): void {
+    this.#settling = true;
+    this.#left = SETTLE;
   }
 
   #count(now: number): void {

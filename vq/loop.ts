@@ -63,6 +63,8 @@ const LOOK_AGAIN_US = 500;
 const STOP_PATIENCE_US = 2_000_000;
 /** Queues that are to stop one behind the other have waited for each other; each gets so long at least. */
 const LEAST_PATIENCE_US = 250_000;
+/** A loop that keeps processors awake and waits so long for a request lets them halt. */
+const AWAKE_PATIENCE_MS = 10;
 /** After a fault requests that do not end so long are no longer waited for: then the loop cannot go on. */
 const ABANDON_PATIENCE_MS = 10_000;
 /** An interrupt is sent again after this time at the latest. */
@@ -136,7 +138,7 @@ export class Loop {
   ) {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
-    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS, awake);
+    this.#poller = new Poller(pollMaxUs, meter, POLLED_MS);
     const opened = openRing({
       entries: RING_ENTRIES,
       cqEntries: CQ_ENTRIES,
@@ -510,6 +512,7 @@ export class Loop {
     if (limiter !== null) limiter.end(queue);
     if (device.inFlight === 0) device.service.end();
     if (k > 0) queue.meter.batch(k);
+    if (this.awake !== null) this.awake.requests += k;
     if (k < n && !large) {
       if (this.#doneCount > 0) this.#countDone(queue);
       this.#call(queue);
@@ -572,6 +575,7 @@ export class Loop {
     if (queue.ring.owed > 0 && queue.ring.publish() && queue.callFd >= 0) {
       queue.meter.called();
       signal(queue.callFd);
+      if (this.awake !== null) this.awake.called();
     }
   }
 
@@ -704,13 +708,19 @@ export class Loop {
     const { meter } = this;
     const from = nowMs();
     meter[ASLEEP] = from;
-    if (idle) this.#poller.sleeping(from);
+    if (idle) {
+      this.#poller.sleeping(from);
+      this.awake?.sleeping(from);
+    }
     this.#enter(1);
     const to = nowMs();
     meter[ASLEEP] = 0;
     meter[SLEPT_MS] += to - from;
     meter[SLEEPS]++;
-    if (idle) this.#poller.woke(to);
+    if (idle) {
+      this.#poller.woke(to);
+      this.awake?.woke();
+    } else if (this.awake !== null && to - from > AWAKE_PATIENCE_MS) this.awake.sleeping(to);
   }
 
   /** Submits what is prepared, runs what the kernel has to do for us, and waits for `wait` completions. */
@@ -722,6 +732,7 @@ export class Loop {
     }
     let limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
     if (this.#heldUs > 0 && (limitUs === 0 || this.#heldUs < limitUs)) limitUs = this.#heldUs;
+    if (this.awake !== null && this.awake.held && limitUs === 0) limitUs = AWAKE_PATIENCE_MS * 1000;
     // Guests and helpers are waited for without I/O of this thread's.
     const noIo = this.requests.inFlight <= this.calls.inFlight;
     const result = wait > 0

@@ -4,7 +4,6 @@
  */
 
 import { nowMs } from "../ffi/clock.ts";
-import type { Awake } from "./awake.ts";
 
 /** The first while, in microseconds, when polling starts to pay. */
 const START_US = 4;
@@ -18,16 +17,8 @@ export class Poller {
   #looks = 0;
   #spinning = false;
 
-  /**
-   * `maxUs` bounds the while in microseconds; 0 turns polling off. `counts[polledAt]` gets the milliseconds that it takes. `awake` is told of
-   * what looking finds, and of sleeps.
-   */
-  constructor(
-    maxUs: number,
-    readonly counts = new Float64Array(1),
-    readonly polledAt = 0,
-    readonly awake: Awake | null = null,
-  ) {
+  /** `maxUs` bounds the while in microseconds; 0 turns polling off. `counts[polledAt]` gets the milliseconds that it takes. */
+  constructor(maxUs: number, readonly counts = new Float64Array(1), readonly polledAt = 0) {
     this.#maxMs = maxUs / 1000;
   }
 
@@ -38,10 +29,8 @@ export class Poller {
 
   /** There was something to do, since `now`; 0: that is not known. */
   worked(now = 0): void {
-    if (!this.#spinning) return;
-    if (now > this.#since) this.counts[this.polledAt] += now - this.#since;
+    if (this.#spinning && now > this.#since) this.counts[this.polledAt] += now - this.#since;
     this.#spinning = false;
-    this.awake?.found();
   }
 
   /** There was nothing to do: true where it pays to look again. */
@@ -64,12 +53,10 @@ export class Poller {
   /** It goes to sleep now. */
   sleeping(now = nowMs()): void {
     this.#since = now;
-    this.awake?.sleeping(now);
   }
 
   /** It was woken: adapts to how long it slept. */
   woke(now = nowMs()): void {
-    this.awake?.woke(now);
     if (this.#maxMs === 0) return;
     const sleptMs = now - this.#since;
     if (sleptMs > this.#maxMs) this.#whileMs = 0;

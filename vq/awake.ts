@@ -142,7 +142,10 @@ export class Awake {
   sleeping(now = this.clock()): void {
     if (this.held) this.#release(now);
     // Nothing can be said of it, and a driver that comes in short bursts would have it done for each.
-    if (this.#state === HOLDING || this.#state === AFTERWARDS) this.#inVain(now);
+    if (this.#state === HOLDING || this.#state === AFTERWARDS) {
+      this.#doneAt = now;
+      this.#inVain(now);
+    }
     this.#state = MEASURING;
   }
 
@@ -156,7 +159,7 @@ export class Awake {
       case MEASURING: {
         if (tookMs > SLOW_MS) return;
         const other = rate > this.#before * OTHER || rate * OTHER < this.#before;
-        if (other && now - this.#doneAt > AGAIN_MS / 4) this.#againMs = AGAIN_MS;
+        if (other && now - this.#doneAt > AGAIN_MS) this.#againMs = AGAIN_MS;
         else if (now < this.#tryAt) return;
         this.#before = rate;
         this.#hold(now);

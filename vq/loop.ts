@@ -736,7 +736,7 @@ export class Loop {
     }
     let limitUs = this.#kickless > 0 ? LOOK_AGAIN_US : this.#cancelling.length > 0 ? this.#againUs : this.#patienceUs;
     if (this.#heldUs > 0 && (limitUs === 0 || this.#heldUs < limitUs)) limitUs = this.#heldUs;
-    if (this.awake !== null && this.awake.held && limitUs === 0) limitUs = AWAKE_PATIENCE_MS * 1000;
+    if (this.awake?.held) limitUs = Math.min(limitUs || Infinity, AWAKE_PATIENCE_MS * 1000);
     // Guests and helpers are waited for without I/O of this thread's.
     const noIo = this.requests.inFlight <= this.calls.inFlight;
     const result = wait > 0

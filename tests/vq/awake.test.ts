@@ -132,6 +132,15 @@ Deno.test("Awake does it seldom for a driver that comes in bursts, too short to 
     machine.sleep(1);
   }
   assert.ok(machine.times >= 1 && machine.times < 20, `${machine.times} times in 35 s`);
+  // Bursts that differ are tried anew, but seldom all the same.
+  const { times, now } = machine;
+  for (let burst = 0; burst < 2000; burst++) {
+    machine.slow = burst % 2 === 0 ? 16 : 40;
+    machine.run(6);
+    machine.sleep(1);
+  }
+  const each = (machine.now - now) / (machine.times - times);
+  assert.ok(each > 70, `every ${each} ms`);
 });
 
 Deno.test("Awake lets processors halt when it has stopped to pay, and not for one slow window", () => {

@@ -23,7 +23,9 @@ async function served(
   const words = [...program.slice(1), "--socket-path", `${dir}/s`, "--shared-dir", share, "--num-request-queues=2"];
   const child = new Deno.Command(program[0], {
     args: [...words, ...args],
-    ...(uid === 0 ? {} : { uid, gid: uid, cwd: "/", env: { HOME: "/" } }),
+    // Not this process's own directory, which a test of extended attributes may have left in /proc.
+    cwd: "/",
+    ...(uid === 0 ? {} : { uid, gid: uid, env: { HOME: "/" } }),
     stdin: "null",
     stderr: "piped",
   }).spawn();

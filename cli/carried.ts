@@ -8,6 +8,7 @@ import { inherit } from "../ffi/execute.ts";
 import { libc } from "../ffi/libc.ts";
 import { listenLoopback, type ListenOptions, listenUnix, removeStaleSocket } from "../ffi/socket.ts";
 import { type AwakeFiles, openAwake } from "../vq/awake.ts";
+import { onlineCpus } from "./cpus.ts";
 import { openLogFile } from "./log.ts";
 import type { Options, ShareOptions } from "./options.ts";
 import { connectNotify } from "./systemd.ts";
@@ -35,7 +36,7 @@ export function openCarried({ carried, syslog = false, logFile, pollMaxUs, letHa
     notify: connectNotify(),
     log: syslog ? connectLog() : -1,
     logFile: logFile === undefined ? -1 : openLogFile(logFile),
-    ...(pollMaxUs === 0 || letHalt ? {} : { awake: openAwake(loops) }),
+    ...(pollMaxUs === 0 || letHalt ? {} : { awake: openAwake(loops, onlineCpus()) }),
   };
 }
 

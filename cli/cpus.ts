@@ -20,6 +20,18 @@ export function cpuLists(name: string, text: string): number[][] {
   return text.split(":").map((one) => cpuList(name, one));
 }
 
+/** What the kernel says of those that are online. */
+export const ONLINE = "/sys/devices/system/cpu/online";
+
+/** How many processors the machine has; 0 where that cannot be known. */
+export function onlineCpus(): number {
+  try {
+    return cpuList(ONLINE, Deno.readTextFileSync(ONLINE).trim()).length;
+  } catch {
+    return 0;
+  }
+}
+
 /** The shortest list that says so. */
 export function showCpus(cpus: readonly number[]): string {
   const parts: string[] = [];

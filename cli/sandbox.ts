@@ -15,6 +15,7 @@ import { installSeccomp, noNewPrivileges, type SeccompAction } from "../ffi/secc
 import { checkDirectory } from "../fs/share.ts";
 import type { Log } from "../vq/log.ts";
 import { inheritCarried, openSockets, removeSockets } from "./carried.ts";
+import { ONLINE } from "./cpus.ts";
 import type { Options } from "./options.ts";
 import { mapArguments } from "./user_namespace.ts";
 
@@ -210,7 +211,8 @@ function programBinds(url: string): { path: string; binds: Bind[]; links: Link[]
   directories.push({ source: self, target: "/proc/self", directory: true });
   const files = [program, ...loaded()].map((path) => file(path, { executable: true }));
   const packed = (globalThis as { RINGFSD_EXEC_PATH?: string }).RINGFSD_EXEC_PATH;
-  const others = [packed ?? "", "/etc/ld.so.cache", "/proc/loadavg", "/proc/meminfo", "/proc/cpuinfo", CPUS];
+  // glibc asks how many CPUs are online when a thread first takes memory, and would spoil errno where there is no answer.
+  const others = [packed ?? "", "/etc/ld.so.cache", "/proc/loadavg", "/proc/meminfo", "/proc/cpuinfo", ONLINE];
   files.push(...others.filter(exists).map((path) => file(path)));
   files.push(...["/dev/null", "/dev/urandom"].filter(exists).map((path) => file(path, { device: true })));
   const covered = ({ target }: Bind) => directories.some((one) => target.startsWith(`${one.target}/`));
@@ -225,9 +227,6 @@ function programBinds(url: string): { path: string; binds: Bind[]; links: Link[]
   const once = ({ target }: Bind) => !seen.has(target) && seen.add(target);
   return { path: program, binds: [...directories, ...files.filter((one) => !covered(one) && once(one))], links };
 }
-
-/** glibc asks how many CPUs there are when a thread first takes memory, and would spoil errno where there is no answer. */
-const CPUS = "/sys/devices/system/cpu/online";
 
 /** The libraries that this process has loaded, under all names that they are looked for. */
 function loaded(): string[] {

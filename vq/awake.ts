@@ -26,8 +26,9 @@ const WINDOW_MS = 4;
 const SLOW_MS = 12;
 /** Calls after a change that are not counted. */
 const SETTLE = 16;
-/** More requests by so much are no accident, and by so much, or fewer, they are other ones, or others halt now. */
+/** So many times the requests are no accident. */
 const MORE = 1.06;
+/** So many times as many, or as few, are other requests, or processors have begun to halt again. */
 const OTHER = 1.5;
 /** It is done again after this time at the earliest, and after twice as long each time where it was in vain. */
 const AGAIN_MS = 80;
@@ -43,8 +44,8 @@ const AFTERWARDS = 2;
 const KEEPING = 3;
 
 /** Latencies in µs: none, and any, which is the kernel's PM_QOS_CPU_LATENCY_DEFAULT_VALUE. */
-const NONE = new Int32Array([0]);
-const ANY = new Int32Array([2_000_000_000]);
+const NONE = new Uint8Array(Int32Array.of(0).buffer);
+const ANY = new Uint8Array(Int32Array.of(2_000_000_000).buffer);
 
 /** What loops are given for it: a descriptor each, and how many processors the machine has. */
 export interface AwakeFiles {
@@ -52,24 +53,8 @@ export interface AwakeFiles {
   cpus: number;
 }
 
-/** Processors that are online: "0-1,4" (/sys/devices/system/cpu/online). 0 where that is not known. */
-export function countCpus(text: string): number {
-  let count = 0;
-  for (const range of text.trim().split(",")) {
-    const [first, last = first] = range.split("-");
-    count += Number(last) - Number(first) + 1;
-  }
-  return Number.isInteger(count) && text.trim() !== "" ? count : 0;
-}
-
-/** Opens the file once for each of so many loops; fewer or none where there may not be so many, the machine is large or it is root's. */
-export function openAwake(loops: number): AwakeFiles {
-  let cpus = 0;
-  try {
-    cpus = countCpus(Deno.readTextFileSync("/sys/devices/system/cpu/online"));
-  } catch {
-    // No sysfs.
-  }
+/** Opens the file once for each of so many loops; fewer or none where the machine has too many or too few `cpus`, or the file is root's. */
+export function openAwake(loops: number, cpus: number): AwakeFiles {
   const fds: number[] = [];
   if (cpus < 2 || cpus > CPUS_MAX) return { fds, cpus };
   while (fds.length < Math.min(loops, cpus)) {
@@ -229,7 +214,7 @@ export class Awake {
   }
 
   /** Where that fails, processors halt as ever. */
-  #write(us: Int32Array<ArrayBuffer>): void {
-    libc.write(this.fd, new Uint8Array(us.buffer), 4);
+  #write(us: Uint8Array<ArrayBuffer>): void {
+    libc.write(this.fd, us, us.length);
   }
 }

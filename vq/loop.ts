@@ -17,6 +17,7 @@ import type { Grace } from "./grace.ts";
 import type { Log } from "./log.ts";
 import { allocateLoopMeter, ASLEEP, bucketOf, loopMeter, POLLED_MS, SLEEPS, SLEPT_MS } from "./meter.ts";
 import { Poller } from "./poller.ts";
+import { callIsDue, PUT_OFF, PUT_OFF_ASLEEP, PUT_OFF_LARGE, type PutOff } from "./put_off.ts";
 import { type LoopDevice, PENDING, type Queue } from "./queue.ts";
 import { Requests, SLOTS } from "./requests.ts";
 import { Spare } from "./spare.ts";
@@ -37,21 +38,8 @@ const BATCH = 16;
 /** Chains after which a driver sees what is finished: where few wait, and where there are enough for it to be busy with. */
 const SHOW = 4;
 const SHOW_MANY = 8;
-/**
- * A call costs as much as several small requests, for it wakes a processor. So while more chains wait it is put off, up to so long, and
- * while those that are left take longer than the driver takes to wake up.
- */
-const PUT_OFF_MS = 0.05;
-const WAKE_MS = 0.02;
-/** A loop that does not poll sleeps when its chains run out, and is woken as slowly as the driver: so it calls a little earlier. */
-const WAKE_ASLEEP_MS = 0.03;
-/**
- * A request that moved so many bytes is shown at once: the next ones may take as long. It is a part of the time that a call costs which is
- * saved then, so the driver is given more of it to wake up and to bring new ones, and a call may be put off longer.
- */
+/** A request that moved so many bytes is shown at once: the next ones may take as long. */
 const LARGE = 32 * 1024;
-const PUT_OFF_LARGE_MS = 0.2;
-const WAKE_LARGE_MS = 0.04;
 /** Looks without finding anything, after which a queue is asleep although others of the loop are busy. */
 const IDLE_LOOKS = 1000;
 /**
@@ -88,7 +76,8 @@ export class Loop {
 
   readonly #controlFd: number;
   readonly #poller: Poller;
-  readonly #wakeMs: number;
+  /** How calls are put off after small requests. */
+  readonly #putOff: PutOff;
   /** Queues that are looked at: only those that had something to do lately, so that a hundred others cost nothing. */
   #active: Queue[] = [];
   #byToken: (Queue | null)[] = [];
@@ -142,7 +131,7 @@ export class Loop {
     this.#controlFd = controlFd;
     this.bellFd = bellFd;
     this.#poller = new Poller(pollMaxUs, meter, POLLED_MS);
-    this.#wakeMs = pollMaxUs > 0 ? WAKE_MS : WAKE_ASLEEP_MS;
+    this.#putOff = pollMaxUs > 0 ? PUT_OFF : PUT_OFF_ASLEEP;
     const opened = openRing({
       entries: RING_ENTRIES,
       cqEntries: CQ_ENTRIES,
@@ -510,7 +499,7 @@ export class Loop {
       k++;
       large = bytes > LARGE;
       if (limiter !== null && limiter.spent) break;
-      if (k % show === 0 && k < n && !large) this.#show(queue, false);
+      if (k % show === 0 && k < n && !large) this.#show(queue, this.#putOff);
     }
     device.taking = false;
     if (limiter !== null) limiter.end(queue);
@@ -522,34 +511,20 @@ export class Loop {
       this.#call(queue);
     } else {
       queue.seenMs = 0;
-      this.#show(queue, large);
+      this.#show(queue, large ? PUT_OFF_LARGE : this.#putOff);
     }
     return k;
   }
 
-  /** Shows a driver what is finished, `large` where that was last, and calls it now or, while enough chains wait, in a while. */
-  #show(queue: Queue, large: boolean): void {
+  /** Shows a driver what is finished, and calls it now or, while enough chains wait, in a while. */
+  #show(queue: Queue, how: PutOff): void {
     const { ring } = queue;
-    const { owed } = ring;
-    if (owed === 0) return;
+    if (ring.owed === 0) return;
     if (this.grace.owes) this.#closeFiles();
     const now = this.#countDone(queue);
     const left = ring.available();
     queue.seenMs = left > 0 ? now : 0;
-    if (left < (large ? 1 : SHOW)) return this.#call(queue);
-    if (queue.owedSince === 0) {
-      queue.owedSince = now;
-      queue.owedAt = owed;
-      if (large) queue.chainMs = now - this.#batchMs;
-    } else if (owed > queue.owedAt) {
-      queue.chainMs = (now - queue.owedSince) / (owed - queue.owedAt);
-    }
-    const leftMs = left * queue.chainMs;
-    const putOffMs = now - queue.owedSince;
-    const due = large
-      ? leftMs < WAKE_LARGE_MS || putOffMs > PUT_OFF_LARGE_MS
-      : leftMs < this.#wakeMs || putOffMs > PUT_OFF_MS;
-    if (due) this.#call(queue);
+    if (callIsDue(queue, how, left, now, this.#batchMs)) this.#call(queue);
     else ring.show();
   }
 

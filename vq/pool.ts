@@ -97,8 +97,7 @@ export class LoopHandle {
       this.#ended(event.message);
     };
     const { count: loops, pollMaxUs, placements, ringFlags, awake: files } = options;
-    const awakeFd = files?.fds[index] ?? -1;
-    const awake = awakeFd < 0 ? null : { fd: awakeFd, cpus: files!.cpus };
+    const awake = files && index < files.fds.length ? { fd: files.fds[index], cpus: files.cpus } : null;
     const placement = placements?.[index] ?? ANYWHERE;
     const seen = { meter: view.meter, flight: view.flight.addr };
     const shared = { loops, bellFds, posted: this.#posted, grace, locks, calls, load, ...seen };

@@ -1,5 +1,6 @@
 // --keep-awake: the real daemon with the real file. What it does with it is tests/vq/awake.test.ts.
 import assert from "node:assert/strict";
+import { onlineCpus } from "../../cli/cpus.ts";
 import { openAwake } from "../../vq/awake.ts";
 import { libc } from "../../ffi/libc.ts";
 import { Place, Started } from "./started.ts";
@@ -8,7 +9,7 @@ const LATENCY = "/dev/cpu_dma_latency";
 
 /** Why it cannot be had here, or "". */
 function cannotBeHad(): string {
-  const { fds, cpus } = openAwake(1);
+  const { fds, cpus } = openAwake(1, onlineCpus());
   for (const fd of fds) libc.close(fd);
   if (cpus < 2 || cpus > 4) return `${cpus} processors`;
   return fds.length === 0 ? `${LATENCY} cannot be opened` : "";
@@ -43,8 +44,15 @@ Deno.test({
 });
 
 Deno.test("openAwake() opens no more than there are processors, and none for no loop", () => {
-  const { fds, cpus } = openAwake(100);
+  const { fds, cpus } = openAwake(100, onlineCpus());
   for (const fd of fds) libc.close(fd);
   assert.ok(fds.length <= cpus && fds.length <= 4, `${fds} for ${cpus} processors`);
-  assert.deepEqual(openAwake(0).fds, []);
+  assert.deepEqual(openAwake(0, onlineCpus()).fds, []);
+});
+
+Deno.test("onlineCpus() is one at least, and no more than nproc(1) says of all", () => {
+  const { stdout } = new Deno.Command("nproc", { args: ["--all"] }).outputSync();
+  // Those that are switched off are counted there.
+  const all = Number(new TextDecoder().decode(stdout));
+  assert.ok(onlineCpus() >= 1 && onlineCpus() <= all, `${onlineCpus()} of ${all}`);
 });

@@ -1,7 +1,7 @@
 // vq/awake.ts. The clock is the test's, and what is written goes into a memfd.
 import assert from "node:assert/strict";
 import { checked, cString, libc } from "../../ffi/libc.ts";
-import { Awake, countCpus } from "../../vq/awake.ts";
+import { Awake, openAwake } from "../../vq/awake.ts";
 
 const ANY = 2_000_000_000;
 
@@ -157,8 +157,6 @@ Deno.test("Awake lets processors halt when it has stopped to pay, and not for on
   assert.equal(machine.awake.held, false);
 });
 
-Deno.test("countCpus() reads what the kernel lists", () => {
-  for (const [text, count] of [["0\n", 1], ["0-1\n", 2], ["0-3,8,10-11", 7], ["", 0], ["all", 0]] as const) {
-    assert.equal(countCpus(text), count, text);
-  }
+Deno.test("openAwake() opens nothing where there are too many processors, or but one, or none is known", () => {
+  for (const cpus of [0, 1, 5, 100]) assert.deepEqual(openAwake(8, cpus), { fds: [], cpus });
 });
